@@ -1,0 +1,138 @@
+"""The config of Llama, and how its parts are put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from kinfold.nn import (
+    Attention,
+    DecoderFrontend,
+    GatedFeedForward,
+    Llama3Scaling,
+    RMSNorm,
+    Rotary,
+    TiedProjection,
+    materialize,
+)
+from kinfold.validation import checking
+from kinfold_zoo.llama.model import LlamaDecoder, LlamaDecoderLayer, LlamaModel
+
+
+@dataclass(kw_only=True)
+class LlamaConfig:
+    """Sizes and constants of a Llama model; the defaults are those of `7b`."""
+
+    model_dim: int = 4096
+    """Width of the residual stream."""
+
+    num_layers: int = 32
+    """Number of decoder layers."""
+
+    num_heads: int = 32
+    """Number of query heads."""
+
+    num_kv_heads: int = 32
+    """Number of key and value heads."""
+
+    head_dim: int = 128
+    """Width of one head."""
+
+    ffn_inner_dim: int = 11008
+    """Inner width of the feed-forward network."""
+
+    vocab_size: int = 32000
+    """Number of tokens in the vocabulary."""
+
+    max_seq_len: int = 2048
+    """Longest sequence it was trained on, in tokens."""
+
+    norm_eps: float = 1e-06
+    """What norms add to the variance."""
+
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies."""
+
+    rope_scaling: Llama3Scaling | None = None
+    """How rotary positions are stretched."""
+
+    tied_embeddings: bool = False
+    """The output projection is the embedding."""
+
+    init_std: float = 0.02
+    """Standard deviation of fresh weights."""
+
+    def validate(self) -> None:
+        """Raise a `ConfigError` that lists every value that does not fit."""
+        with checking(self) as check:
+            check.positive(
+                "model_dim",
+                "num_layers",
+                "num_heads",
+                "num_kv_heads",
+                "head_dim",
+                "ffn_inner_dim",
+                "vocab_size",
+                "max_seq_len",
+                "norm_eps",
+                "rope_theta",
+            )
+            check.divides("num_kv_heads", "num_heads")
+            check.even("head_dim")
+
+
+def create_llama_model(
+    config: LlamaConfig, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> LlamaModel:
+    """Put a Llama model together, with fresh weights.
+
+    Args:
+        config: Its sizes; validated here.
+        device: Where the weights lie; torch's default device if None.
+        dtype: The dtype of the weights; torch's default dtype if None.
+
+    Raises:
+        ConfigError: Values of the config do not fit together.
+    """
+    config.validate()
+    with torch.device("meta"):  # parts first; they get their storage all at once below
+        embed = nn.Embedding(config.vocab_size, config.model_dim)
+        position = Rotary(config.head_dim, theta=config.rope_theta, scaling=config.rope_scaling)
+        model = LlamaModel(
+            decoder_frontend=DecoderFrontend(embed),
+            decoder=LlamaDecoder(
+                [_create_layer(config, position) for _ in range(config.num_layers)],
+                layer_norm=RMSNorm(config.model_dim, eps=config.norm_eps),
+            ),
+            final_proj=TiedProjection(embed)
+            if config.tied_embeddings
+            else nn.Linear(config.model_dim, config.vocab_size, bias=False),
+        )
+    return materialize(model, device=device, dtype=dtype, init_std=config.init_std)
+
+
+def _create_layer(config: LlamaConfig, position: Rotary) -> LlamaDecoderLayer:
+    q_dim = config.num_heads * config.head_dim
+    kv_dim = config.num_kv_heads * config.head_dim
+    self_attn = Attention(
+        q_proj=nn.Linear(config.model_dim, q_dim, bias=False),
+        k_proj=nn.Linear(config.model_dim, kv_dim, bias=False),
+        v_proj=nn.Linear(config.model_dim, kv_dim, bias=False),
+        output_proj=nn.Linear(q_dim, config.model_dim, bias=False),
+        head_dim=config.head_dim,
+        position=position,
+    )
+    ffn = GatedFeedForward(
+        gate_proj=nn.Linear(config.model_dim, config.ffn_inner_dim, bias=False),
+        inner_proj=nn.Linear(config.model_dim, config.ffn_inner_dim, bias=False),
+        output_proj=nn.Linear(config.ffn_inner_dim, config.model_dim, bias=False),
+        activation=nn.SiLU(),
+    )
+    return LlamaDecoderLayer(
+        self_attn=self_attn,
+        self_attn_layer_norm=RMSNorm(config.model_dim, eps=config.norm_eps),
+        ffn=ffn,
+        ffn_layer_norm=RMSNorm(config.model_dim, eps=config.norm_eps),
+    )

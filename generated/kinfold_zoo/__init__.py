@@ -1,0 +1,1 @@
+"""The model families shipped with Kinfold; `registry` lists them."""

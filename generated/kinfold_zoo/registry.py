@@ -1,0 +1,8 @@
+"""The families shipped with Kinfold.
+
+`scaffold new-family` adds to this table and keeps it sorted.
+"""
+
+FAMILIES: dict[str, str] = {
+    "llama": "kinfold_zoo.llama",
+}

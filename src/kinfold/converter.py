@@ -1,0 +1,103 @@
+"""Choosing, among the key maps of a family, the one that explains a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kinfold.checkpoint import Manifest, TensorInfo
+from kinfold.errors import KeyMapError, nearest
+from kinfold.keymap import BoundKeyMap, Certificate, KeyMap, rename
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NATIVE = "native"
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """A layout, the family's key map for it, and the certificate that it explains a checkpoint."""
+
+    layout: str
+    key_map: BoundKeyMap
+    certificate: Certificate
+
+
+class CheckpointConverter:
+    """The key maps of a family, by the name of the layout they read.
+
+    A checkpoint that is in the native layout already needs no map and is loaded as it is.
+
+    Example:
+        CheckpointConverter(hf=hf_key_map, gguf=gguf_key_map)
+    """
+
+    def __init__(self, **key_maps: KeyMap) -> None:
+        self.key_maps: Mapping[str, KeyMap] = key_maps
+
+    def conversions(self, source: Manifest, target: Manifest, config: object) -> list[Conversion]:
+        """How each layout explains a checkpoint, best first (fewest faults).
+
+        Args:
+            source: The manifest of the checkpoint.
+            target: The manifest of the model.
+            config: The model's config, which gives the sizes that rules name.
+        """
+        maps = {**self.key_maps, NATIVE: KeyMap(*(rename(name, name) for name in target))}
+        tried = []
+        for layout, key_map in maps.items():
+            bound = key_map.bind(config)
+            tried.append(Conversion(layout, bound, bound.certify(source, target)))
+        return sorted(tried, key=lambda conversion: len(conversion.certificate.faults))
+
+    def choose(self, source: Manifest, target: Manifest, config: object, *, what: str) -> Conversion:
+        """The conversion whose certificate holds.
+
+        Args:
+            what: The checkpoint, as the message of an error calls it.
+
+        Raises:
+            CertificateError: None holds; lists every fault of the one that comes nearest.
+        """
+        best = self.conversions(source, target, config)[0]
+        layouts = ", ".join([*self.key_maps, NATIVE])
+        best.certificate.raise_for_faults(
+            f"No key map explains {what} (tried: {layouts}). The nearest, {best.layout}, fails on:"
+        )
+        return best
+
+    def load(self, state_dict: Mapping[str, Tensor], config: object, *, layout: str) -> dict[str, Tensor]:
+        """A state dict of `layout` in the native layout; the one given is not changed.
+
+        Raises:
+            CertificateError: The key map does not explain the state dict in full.
+        """
+        bound = self._bound(layout, config)
+        source = state_dict_manifest(state_dict)
+        certificate = bound.certify(source, bound.target_manifest(source))
+        certificate.raise_for_faults(f"The key map {layout!r} does not explain this state dict:")
+        return dict(certificate.plan.load(state_dict.__getitem__))
+
+    def export(self, state_dict: Mapping[str, Tensor], config: object, *, layout: str) -> dict[str, Tensor]:
+        """A native state dict in `layout`: the inverse of `load`."""
+        bound = self._bound(layout, config)
+        target = state_dict_manifest(state_dict)
+        certificate = bound.certify(bound.source_manifest(target), target)
+        certificate.raise_for_faults(f"The key map {layout!r} does not explain this state dict:")
+        return dict(certificate.plan.export(state_dict.__getitem__))
+
+    def _bound(self, layout: str, config: object) -> BoundKeyMap:
+        if layout not in self.key_maps:
+            raise KeyMapError(f"There is no key map for the layout {layout!r}.", hint=nearest(layout, self.key_maps))
+        return self.key_maps[layout].bind(config)
+
+
+def state_dict_manifest(state_dict: Mapping[str, Tensor]) -> Manifest:
+    """The names, shapes and dtypes of a state dict, in its order."""
+    manifest = {}
+    for name, tensor in state_dict.items():
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        manifest[name] = TensorInfo(tuple(tensor.shape), dtype, dtype)
+    return manifest

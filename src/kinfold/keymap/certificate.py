@@ -1,0 +1,184 @@
+"""The certificate of a key map: that it explains a checkpoint and a model to each other, in full.
+
+It is made from names, shapes and dtypes alone, and fails closed: what is not explained is a fault.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kinfold.checkpoint.manifest import Manifest, TensorInfo
+from kinfold.errors import CertificateError, KeyMapError
+from kinfold.keymap.pattern import normalise
+from kinfold.keymap.plan import Plan, Step
+
+if TYPE_CHECKING:
+    from kinfold.keymap.keymap import Application, BoundKeyMap
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What was found.
+
+    Attributes:
+        plan: What to do, tensor by tensor; complete only if there is no fault.
+        faults: Everything that is not explained.
+    """
+
+    plan: Plan
+    faults: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every source is used once or dropped by name, and every target filled once."""
+        return not self.faults
+
+    def raise_for_faults(self, summary: str) -> None:
+        """Raise a `CertificateError` that lists all faults, if there are any."""
+        if self.faults:
+            raise CertificateError(summary, faults=self.faults)
+
+    def __str__(self) -> str:
+        if self.faults:
+            return f"{len(self.faults)} faults: {'; '.join(self.faults)}"
+        sources = sum(len(step.sources) for step in self.plan.steps)
+        targets = sum(len(step.targets) for step in self.plan.steps)
+        others = "".join(
+            f", {len(names)} {what}"
+            for names, what in ((self.plan.copies, "that repeat others"), (self.plan.dropped, "dropped by name"))
+            if names
+        )
+        return f"{sources} tensors used once{others}; {targets} parameters filled once"
+
+
+def certify(key_map: BoundKeyMap, source: Manifest, target: Manifest) -> Certificate:
+    """Match the sources with the rules, the rules with the targets, and note all that is left over."""
+    faults = _name_faults(key_map, source)
+    steps: dict[str, Step] = {}
+    copies: list[tuple[str, str]] = []
+    dropped: list[tuple[str, str]] = []
+    filled: Counter[str] = Counter()
+    checks = _ShapeChecks(key_map)
+    for application in key_map.applications(source, "source"):
+        rule = application.rule
+        names = application.sources(application.count)
+        lacking = [name for name in names if name not in source]
+        if lacking:
+            faults.append(f"{rule}: {_listed(lacking)} is missing beside {next(iter(application.names.values()))}")
+        elif rule.repeats is not None:
+            original = rule.repeats.format(application.holes)
+            faults += _copy_faults(names[0], original, source)
+            copies.append((names[0], original))
+        elif not rule.targets:
+            dropped.append((names[0], rule.reason))
+        else:
+            targets = application.targets()
+            filled.update(targets)
+            if all(name in target for name in targets):
+                faults += checks.faults(application, [source[n] for n in names], [target[n] for n in targets])
+                steps[targets[0]] = Step(key_map.op(rule, application.count), tuple(names), tuple(targets))
+            else:
+                wrong = [name for name in targets if name not in target]
+                faults.append(f"{rule}: the model has no {_listed(wrong)}")
+    faults += _grouped((name for name in target if name not in filled), "is filled by no tensor of the checkpoint", target)
+    faults += _grouped((name for name, times in filled.items() if times > 1), "is filled more than once", target)
+    order = {name: number for number, name in enumerate(target)}
+    ordered = sorted(steps.values(), key=lambda step: min(order[name] for name in step.targets))
+    return Certificate(Plan(tuple(ordered), tuple(copies), tuple(dropped)), tuple(dict.fromkeys(faults)))
+
+
+def _name_faults(key_map: BoundKeyMap, source: Manifest) -> list[str]:
+    """Sources that no rule takes, or more than one; and numbers that are missing in a row."""
+    unmatched, ambiguous = [], []
+    numbers: dict[str, set[int]] = {}
+    for name in source:
+        matches = key_map.matches(name, "source")
+        if not matches:
+            unmatched.append(name)
+        elif len(matches) > 1:
+            ambiguous.append(f"{name} is taken by more than one rule: {', '.join(str(match[0]) for match in matches)}")
+        for rule, _, holes in matches:
+            for hole, number in holes.items() if rule.targets else ():
+                numbers.setdefault(hole, set()).add(number)
+    gaps = [
+        f"{hole} {_listed(sorted(set(range(max(found))) - found))} is missing between 0 and {max(found)}"
+        for hole, found in numbers.items()
+        if len(found) <= max(found)
+    ]
+    return [*_grouped(unmatched, "is taken by no rule", source), *_few(ambiguous), *gaps]
+
+
+def _copy_faults(name: str, original: str, source: Manifest) -> list[str]:
+    if original not in source:
+        return [f"{name} should repeat {original}, which is not there"]
+    if source[original].shape != source[name].shape:
+        return [f"{name} {source[name].shape} cannot repeat {original} {source[original].shape}"]
+    return []
+
+
+class _ShapeChecks:
+    """Checks of shapes and dtypes; the layers of a model are alike, so most have been made before."""
+
+    def __init__(self, key_map: BoundKeyMap) -> None:
+        self._key_map = key_map
+        self._known: set[tuple] = set()
+
+    def faults(self, application: Application, sources: list[TensorInfo], targets: list[TensorInfo]) -> list[str]:
+        """What does not fit between the two sides of one application, and on the way back."""
+        rule = application.rule
+        given, wanted = [info.shape for info in sources], [info.shape for info in targets]
+        dtypes = {_is_floating(info) for info in (*sources, *targets)}
+        key = (id(rule), tuple(given), tuple(wanted), len(dtypes))
+        if key in self._known:
+            return []
+        where = f"{rule} with {dict(application.holes)}" if application.holes else str(rule)
+        op = self._key_map.op(rule, application.count)
+        try:
+            got = op.shapes(given)
+            back = op.inverse().shapes(got)
+        except KeyMapError as error:
+            return [f"{where}: {error}"]
+        found = []
+        if got != wanted:
+            found.append(f"{where}: gives {_shapes(got)}, the model has {_shapes(wanted)}")
+        elif back != given:
+            found.append(f"{where}: exporting would give {_shapes(back)}, not {_shapes(given)}")
+        if len(dtypes) > 1:
+            found.append(f"{where}: {sources[0].dtype} there and {targets[0].dtype} here do not go together")
+        if not found:
+            self._known.add(key)
+        return found
+
+
+def _is_floating(info: TensorInfo) -> bool:
+    return "float" in info.dtype
+
+
+def _shapes(shapes: Iterable[tuple[int, ...]]) -> str:
+    return ", ".join(map(str, shapes))
+
+
+def _grouped(names: Iterable[str], what: str, manifest: Manifest) -> list[str]:
+    """One fault for all names that differ only in their numbers."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(normalise(name)[0], []).append(name)
+    return [
+        f"{group[0]} {manifest[group[0]].shape} {what}" + (f", and so are {len(group) - 1} more like it" if group[1:] else "")
+        for group in groups.values()
+    ]
+
+
+def _few(faults: list[str], most: int = 20) -> list[str]:
+    return faults if len(faults) <= most else [*faults[:most], f"and {len(faults) - most} more of this kind"]
+
+
+def _listed(items: Iterable[object], most: int = 8) -> str:
+    items = list(items)
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more
+
+

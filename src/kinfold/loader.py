@@ -1,0 +1,297 @@
+"""Loading a checkpoint into a model: config, certificate, then tensor by tensor.
+
+    card or path -> config -> model on the meta device -> certificate -> weights
+
+Nothing is allocated before the certificate holds, and no weight is left at random after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, get_type_hints
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from kinfold.assets import AssetCard, card_files, read_card, retrieve_asset_card
+from kinfold.checkpoint import Checkpoint, Manifest, open_checkpoint
+from kinfold.converter import CheckpointConverter, Conversion, state_dict_manifest
+from kinfold.errors import CardError, CertificateError, CheckpointError, nearest
+from kinfold.registry import ConfigRegistry, Registrations
+
+T = TypeVar("T")
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes loaded so far and the bytes of the whole model."""
+
+
+class CreateModel(Protocol):
+    """`create_<family>_model`."""
+
+    def __call__(
+        self, config: Any, /, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> nn.Module: ...
+
+
+class StandardModelConfigLoader(Generic[T]):
+    """Gives the config that a card describes: that of its arch, with the card's own values over it."""
+
+    def __init__(self, family: str, config_class: type[T], archs: ConfigRegistry[T]) -> None:
+        self.family = family
+        self.config_class = config_class
+        self.archs = archs
+
+    def __call__(self, card: AssetCard) -> T:
+        """The config of `card`.
+
+        Raises:
+            CardError: The card is of another family, or has values that the config cannot take.
+        """
+        if card.model_family != self.family:
+            raise CardError(f"{card.source} is of the family {card.model_family!r}, not {self.family!r}.")
+        config = self.archs.get(card.model_arch)
+        types = get_type_hints(self.config_class)
+        faults = []
+        for name, value in card.model_config.items():
+            if name not in types:
+                faults.append(
+                    f"`model_config.{name}` is no field of {self.config_class.__name__}. {nearest(name, types)}"
+                )
+                continue
+            try:
+                setattr(config, name, msgspec.convert(value, types[name]))
+            except msgspec.ValidationError as error:
+                faults.append(f"`model_config.{name}`: {error}")
+        if faults:
+            raise CardError(f"{card.source} is not as it should be:", faults=faults)
+        return config
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedModel:
+    """A model on the meta device, and the certified conversion that will fill it."""
+
+    card: AssetCard
+    config: Any
+    model: nn.Module
+    checkpoint: Checkpoint
+    conversion: Conversion
+
+
+class StandardModelLoader:
+    """Loads the models of one family.
+
+    Args:
+        config_loader: Gives the config of a card.
+        factory: Creates a model from a config.
+        checkpoint_converter: The key maps from foreign layouts to the family's own.
+        sharder: Called as `sharder(model, config, gangs)` on the loaded model where gangs are given.
+    """
+
+    def __init__(
+        self,
+        *,
+        config_loader: StandardModelConfigLoader[Any],
+        factory: CreateModel,
+        checkpoint_converter: CheckpointConverter,
+        sharder: Callable[[nn.Module, Any, Any], None] | None = None,
+    ) -> None:
+        self.config_loader = config_loader
+        self.factory = factory
+        self.checkpoint_converter = checkpoint_converter
+        self.sharder = sharder
+
+    def __call__(
+        self,
+        card: AssetCard | str | Path,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        mmap: bool = True,
+        gangs: Any = None,
+        progress: Progress | None = None,
+    ) -> nn.Module:
+        """Load the model of a card, or of a checkpoint of this family.
+
+        Args:
+            card: A card, the name of one, or the path of a checkpoint.
+            device: Where the weights shall lie; torch's default device if None.
+            dtype: The dtype of all weights; if None, the narrowest that holds every weight exactly.
+            mmap: Leave weights that need no change mapped to the file, privately: nothing is copied
+                before it is written to, and the file is never written. False copies them.
+            gangs: What the family's sharder takes.
+            progress: Called after each weight.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            CertificateError: The checkpoint and the model do not explain each other in full.
+        """
+        if not isinstance(card, AssetCard):
+            card = find_card(card, family=self.config_loader.family)
+        prepared = self.prepare(card)
+        target = torch.get_default_device() if device is None else torch.device(device)
+        with prepared.checkpoint as checkpoint:
+            weights = prepared.conversion.certificate.plan.load(lambda name: checkpoint.tensor(name, mmap=mmap))
+            fill(
+                prepared.model,
+                weights,
+                device=target,
+                dtype=dtype or common_dtype(checkpoint.manifest),
+                progress=progress,
+            )
+        if gangs is not None and self.sharder is not None:
+            self.sharder(prepared.model, prepared.config, gangs)
+        return prepared.model.eval()
+
+    def prepare(self, card: AssetCard) -> PreparedModel:
+        """Build the model on the meta device and certify its checkpoint, from headers alone."""
+        if card.checkpoint is None:
+            raise CardError(f"{card.source} names no checkpoint.", hint="Add a line such as `checkpoint: file:PATH`.")
+        checkpoint = open_checkpoint(card.checkpoint)
+        if card.model_arch is None and card.source == card.checkpoint:
+            card = msgspec.structs.replace(card, model_arch=self._fitting_arch(checkpoint))
+        config = self.config_loader(card)
+        model = self.factory(config, device="meta")
+        conversion = self.checkpoint_converter.choose(
+            checkpoint.manifest, model_manifest(model), config, what=str(card.checkpoint)
+        )
+        return PreparedModel(card, config, model, checkpoint, conversion)
+
+    def _fitting_arch(self, checkpoint: Checkpoint) -> str:
+        """The arch whose sizes a bare checkpoint has: the one whose certificate holds."""
+        nearest_arch, fewest = "", float("inf")
+        for arch in self.config_loader.archs.names():
+            config = self.config_loader.archs.get(arch)
+            target = model_manifest(self.factory(config, device="meta"))
+            best = self.checkpoint_converter.conversions(checkpoint.manifest, target, config)[0]
+            if best.certificate.holds:
+                return arch
+            if len(best.certificate.faults) < fewest:
+                nearest_arch, fewest = arch, len(best.certificate.faults)
+        return nearest_arch  # its certificate will say what does not fit
+
+
+class ModelLoaders:
+    """`load_model`: the loaders of all families, called through the one a card names."""
+
+    def __init__(self) -> None:
+        self.registrations = Registrations[StandardModelLoader]("loader")
+
+    def register(self, family: str, loader: StandardModelLoader) -> None:
+        """Register what loads the models of `family`."""
+        self.registrations.add(family, loader)
+
+    def get(self, family: str) -> StandardModelLoader:
+        """The loader of `family`."""
+        return self.registrations.get(family)
+
+    def __call__(
+        self,
+        card: AssetCard | str | Path,
+        *,
+        family: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        mmap: bool = True,
+        gangs: Any = None,
+        progress: Progress | None = None,
+    ) -> nn.Module:
+        """Load a model.
+
+        Args:
+            card: A card, the name of one, or the path of a checkpoint that a card names.
+            family: The family of a checkpoint that no card names.
+
+        The other arguments, the result and the errors are those of `StandardModelLoader`.
+        """
+        if not isinstance(card, AssetCard):
+            card = find_card(card, family=family)
+        loader = self.get(family or card.model_family)
+        return loader(card, device=device, dtype=dtype, mmap=mmap, gangs=gangs, progress=progress)
+
+
+load_model = ModelLoaders()
+
+
+def find_card(name_or_path: str | Path, *, family: str | None = None) -> AssetCard:
+    """The card of that name, else the card of the checkpoint at that path.
+
+    For a checkpoint that no card names, a bare card is made if the `family` is given.
+    """
+    known = list(card_files())
+    if isinstance(name_or_path, str) and name_or_path in {path.stem for path in known}:
+        return retrieve_asset_card(name_or_path)
+    path = Path(name_or_path).expanduser().resolve()
+    if not path.exists():
+        raise CardError(
+            f"{str(name_or_path)!r} is neither the name of a card nor a path.",
+            hint=nearest(str(name_or_path), [card.stem for card in known]),
+        )
+    if family is not None:
+        return AssetCard(path.name, family, source=path, checkpoint=path, tokenizer=path)
+    cards = [card for card in map(read_card, known) if card.checkpoint == path]
+    if len(cards) != 1:
+        names = f"{len(cards)} cards name it: {', '.join(card.name for card in cards)}" if cards else "no card names it"
+        raise CardError(f"Which family {path} is of is not known: {names}.", hint="Say which: `family=...`.")
+    return cards[0]
+
+
+def model_manifest(model: nn.Module) -> Manifest:
+    """The names, shapes and dtypes of everything in a model's state dict, in its order."""
+    return state_dict_manifest(model.state_dict(keep_vars=True))
+
+
+def common_dtype(manifest: Manifest) -> torch.dtype:
+    """The narrowest floating dtype that holds every floating tensor of a checkpoint exactly."""
+    dtypes = {getattr(torch, info.dtype) for info in manifest.values()}
+    floating = sorted((dtype for dtype in dtypes if dtype.is_floating_point), key=str)
+    if not floating:
+        raise CheckpointError("The checkpoint holds no floating-point tensor.")
+    return reduce(torch.promote_types, floating)
+
+
+def fill(
+    model: nn.Module,
+    weights: Iterable[tuple[str, Tensor]],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress | None = None,
+) -> None:
+    """Replace the parameters and buffers of a model on the meta device by weights, one at a time.
+
+    Args:
+        model: The model; changed in place.
+        weights: Native names and tensors; each name once.
+        device: Where the weights are moved to.
+        dtype: What floating weights are cast to; others keep theirs.
+        progress: Called after each weight.
+
+    Raises:
+        CertificateError: A weight has the wrong shape, or some are missing.
+    """
+    waiting = model.state_dict(keep_vars=True)
+    total = sum(tensor.numel() for tensor in waiting.values()) * dtype.itemsize
+    done = 0
+    for name, weight in weights:
+        placeholder = waiting.pop(name)
+        if weight.shape != placeholder.shape:
+            raise CertificateError(f"{name} has the shape {tuple(placeholder.shape)}, not {tuple(weight.shape)}.")
+        weight = weight.to(device, dtype if weight.is_floating_point() else weight.dtype)
+        owner_name, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(owner_name)
+        if isinstance(placeholder, nn.Parameter):
+            setattr(owner, leaf, nn.Parameter(weight, requires_grad=placeholder.requires_grad))
+        else:
+            owner.register_buffer(leaf, weight)
+        done += weight.nbytes
+        if progress is not None:
+            progress(done, total)
+    if waiting:
+        raise CertificateError("Some parameters were not filled:", faults=list(waiting))

@@ -1,0 +1,77 @@
+"""Rotary positions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kinfold.errors import ConfigError
+from kinfold.nn.rope_scaling import RopeScaling, base_frequencies
+from kinfold.nn.state import DecodeState
+
+
+class Rotary(nn.Module):
+    """Turns queries and keys by angles that grow with their positions (RoFormer, Su et al. 2021, section 3.2.2).
+
+    The dimensions that turn together are those of the two halves of a head (as in GPT-NeoX and Hugging Face's
+    Llama): dimension i with dimension i + dim / 2. Angles are computed in float32, once a pass for all layers.
+
+    Args:
+        dim: The width of a head; even.
+        theta: The base of the frequencies.
+        scaling: How positions beyond the length trained on are reached.
+
+    Raises:
+        ConfigError: The width is odd, or the base is not positive.
+    """
+
+    def __init__(self, dim: int, *, theta: float = 10000.0, scaling: RopeScaling | None = None) -> None:
+        super().__init__()
+        faults = []
+        if dim <= 0 or dim % 2:
+            faults.append(f"dim = {dim}: must be even and above 0")
+        if theta <= 0:
+            faults.append(f"theta = {theta}: must be above 0")
+        if scaling is not None:
+            faults += scaling.faults(dim)
+        if faults:
+            raise ConfigError("These rotary positions do not fit together:", faults=faults)
+        self.dim = dim
+        self.theta = theta
+        self.scaling = scaling
+
+    @property
+    def changes_with_length(self) -> bool:
+        """Whether a longer sequence turns the tokens before it differently too."""
+        return self.scaling is not None and self.scaling.changes_with_length
+
+    def forward(self, x: Tensor, state: DecodeState, *, of_all: bool = False) -> Tensor:
+        """Turn heads by the positions of their tokens.
+
+        Args:
+            x: (B, H, S, dim).
+            state: Of this pass.
+            of_all: The tokens are all so far, not those of this pass.
+
+        Returns:
+            (B, H, S, dim), in the dtype of `x`.
+        """
+        cos, sin = state.once((self, x.dtype, of_all), lambda: self._tables(state, of_all, x.dtype))
+        first, second = x.chunk(2, dim=-1)
+        return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, theta={self.theta}, scaling={self.scaling}"
+
+    def _tables(self, state: DecodeState, of_all: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, (S, dim), or (B, 1, S, dim) where there is padding."""
+        positions = state.positions(of_all=of_all)
+        if self.scaling is None:
+            frequencies, amplitude = base_frequencies(self.dim, self.theta, positions.device), 1.0
+        else:
+            frequencies, amplitude = self.scaling.frequencies(self.dim, self.theta, state.length, positions.device)
+        angles = positions[..., None].float() * frequencies
+        angles = torch.cat([angles, angles], dim=-1)
+        if angles.dim() == 3:
+            angles = angles[:, None]
+        return (angles.cos() * amplitude).to(dtype), (angles.sin() * amplitude).to(dtype)

@@ -1,0 +1,1 @@
+"""The tool: everything behind the command `scaffold`. The runtime never imports it."""

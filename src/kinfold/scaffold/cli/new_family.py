@@ -1,0 +1,116 @@
+"""`scaffold new-family`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from kinfold.scaffold.new_family import NewFamily
+    from kinfold.scaffold.project import Project
+    from kinfold.scaffold.spec.schema import Spec
+
+
+@click.command("new-family")
+@click.argument("name")
+@click.option("--spec", "spec_file", type=click.Path(path_type=Path), help="Make it from a spec in YAML.")
+@click.option("--like", metavar="FAMILY", help="Make it from the spec of another family.")
+@click.option("--from", "checkpoint_path", metavar="CHECKPOINT", type=click.Path(path_type=Path),
+              help="Make it from a folder with config.json and safetensors, or a GGUF file.")  # fmt: skip
+@click.option("--interactive", is_flag=True, help="Ask for each size of the default arch.")
+@click.option("--dry-run", is_flag=True, help="Show what would be written, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome for programs.")
+def command(
+    name: str,
+    spec_file: Path | None,
+    like: str | None,
+    checkpoint_path: Path | None,
+    interactive: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Add a model family to the project that the current folder is in.
+
+    Writes NAME/ with archs.py, factory.py, model.py and loader.py, a test and a card, and wires it into the
+    registry: all of it or, on any error, nothing.
+    """
+    from kinfold.scaffold.new_family import new_family, spec_of_family
+    from kinfold.scaffold.project import require_project
+    from kinfold.scaffold.spec.schema import Spec, read_spec
+
+    if sum(source is not None for source in (spec_file, like, checkpoint_path)) > 1:
+        raise click.UsageError("--spec, --like and --from exclude each other.")
+    project = require_project()
+    project.activate()
+    if checkpoint_path is not None:
+        outcome = _from_checkpoint(name, project, checkpoint_path)
+    else:
+        spec = read_spec(spec_file) if spec_file else spec_of_family(like, project) if like else Spec()
+        outcome = new_family(name, project, _ask(spec) if interactive else spec)
+    diff = outcome.transaction.diff() if dry_run else ""
+    if not dry_run:
+        outcome.transaction.commit()
+    if as_json:
+        click.echo(json.dumps(_result(outcome, diff), indent=2))
+    elif dry_run:
+        click.echo(diff, nl=False)
+    else:
+        _report(outcome)
+
+
+def _from_checkpoint(name: str, project: Project, path: Path) -> NewFamily:
+    from kinfold.checkpoint import open_checkpoint
+    from kinfold.scaffold.new_family import new_family
+    from kinfold.scaffold.spec.read import read_checkpoint
+
+    with open_checkpoint(path) as checkpoint:
+        reading = read_checkpoint(checkpoint)
+        return new_family(name, project, reading.spec, checkpoint=checkpoint, facts=reading.facts)
+
+
+def _ask(spec: Spec) -> Spec:
+    """The spec with the sizes of its default arch as the user gives them."""
+    import msgspec
+
+    from kinfold.scaffold.spec.schema import Arch
+
+    name, sizes = next(iter(spec.sizes().items()))
+    answers = {}
+    for field in msgspec.structs.fields(Arch):
+        value = getattr(sizes, field.name, None)
+        if isinstance(value, bool):
+            answers[field.name] = click.confirm(field.name, default=value)
+        elif isinstance(value, int | float):
+            answers[field.name] = click.prompt(field.name, default=value, type=type(value))
+    return msgspec.structs.replace(spec, archs={**spec.archs, name: Arch(**answers)})
+
+
+def _result(outcome: NewFamily, diff: str) -> dict[str, Any]:
+    return {
+        "family": outcome.name,
+        "arch": outcome.arch,
+        "files": dict(outcome.transaction.changes),
+        "facts": [{"name": f.name, "value": str(f.value), "evidence": f.evidence} for f in outcome.facts],
+        "certificates": {layout: str(certificate) for layout, certificate in outcome.certificates.items()},
+        "diff": diff,
+    }
+
+
+def _report(outcome: NewFamily) -> None:
+    for fact in outcome.facts:
+        if not fact.assumed:
+            click.echo(str(fact))
+    if any(fact.assumed for fact in outcome.facts):
+        click.echo("Neither shapes nor config say the following; `scaffold verify` with a reference settles it:")
+    for fact in outcome.facts:
+        if fact.assumed:
+            click.echo(str(fact))
+    for layout, certificate in outcome.certificates.items():
+        click.echo(f"Key map {layout}: {certificate}")
+    for path, kind in outcome.transaction.changes.items():
+        if not path.startswith(".kinfold/"):
+            click.echo(f"  {kind} {path}")
+    click.echo(f"{outcome.name} is part of the project. Next: scaffold verify {outcome.name}")

@@ -1,0 +1,1 @@
+"""The known layouts of checkpoints, and rendering key maps as source text."""

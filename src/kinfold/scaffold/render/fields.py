@@ -1,0 +1,83 @@
+"""The fields of a family's config, and its archs, as source text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from kinfold.scaffold.spec.schema import Arch, Spec
+
+_ALWAYS = (
+    "model_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_inner_dim", "vocab_size", "max_seq_len",
+    "norm_eps", "rope_theta",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of the config: `name: type = default`, and a line about it."""
+
+    name: str
+    type: str
+    default: str
+    doc: str
+
+
+def config_fields(spec: Spec) -> list[Field]:
+    """The fields that the archs of a spec have need of, with the first arch's values as defaults."""
+    archs = list(spec.sizes().values())
+    docs = {field.name: _description(field.type) for field in msgspec.structs.fields(Arch)}
+    fields = []
+    for name in field_names(spec):
+        values = [getattr(sizes, name) for sizes in archs]
+        types = sorted({_type_name(value) for value in values}, key=lambda type_: (type_ == "None", type_))
+        fields.append(Field(name, " | ".join(types), source(values[0]), docs[name]))
+    return fields
+
+
+def field_names(spec: Spec) -> list[str]:
+    """The sizes that are fields of the config: those every family has, and those some arch of this one has."""
+    archs = list(spec.sizes().values())
+    optional = [name for name in ("rope_scaling", "sliding_window") if any(getattr(sizes, name) for sizes in archs)]
+    varying = ["tied_embeddings"] if len({sizes.tied_embeddings for sizes in archs}) > 1 else []
+    return [*_ALWAYS, *optional, *varying]
+
+
+def arch_changes(spec: Spec) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Each arch, with the fields (name, source of the value) in which it differs from the first."""
+    archs = spec.sizes()
+    first = next(iter(archs.values()))
+    for name, sizes in archs.items():
+        yield (
+            name,
+            [
+                (field, source(getattr(sizes, field)))
+                for field in field_names(spec)
+                if getattr(sizes, field) != getattr(first, field)
+            ],
+        )
+
+
+def scaling_classes(spec: Spec) -> list[str]:
+    """The classes of rotary scaling that the archs use."""
+    scalings = (sizes.rope_scaling for sizes in spec.sizes().values())
+    return sorted({type(scaling).__name__ for scaling in scalings if scaling is not None})
+
+
+def source(value: Any) -> str:
+    """The source text of a value of the spec."""
+    if isinstance(value, msgspec.Struct):
+        changed = {f.name: v for f in msgspec.structs.fields(value) if (v := getattr(value, f.name)) != f.default}
+        return f"{type(value).__name__}({', '.join(f'{name}={source(v)}' for name, v in changed.items())})"
+    return repr(value)
+
+
+def _type_name(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+def _description(annotation: Any) -> str:
+    return next((meta.description for meta in getattr(annotation, "__metadata__", ()) if meta.description), "")

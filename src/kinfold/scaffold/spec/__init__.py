@@ -1,0 +1,1 @@
+"""The spec of a family, and reading one out of a checkpoint."""

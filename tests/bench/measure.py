@@ -1,0 +1,104 @@
+"""Timing commands side by side: ours and the peer's in turn, each a process of its own."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MARK = "SECONDS"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command to time.
+
+    Attributes:
+        name: What the table calls it.
+        arguments: The command itself.
+        folder: Where it runs.
+        inner: It prints `SECONDS x` itself, for instance to leave out imports; otherwise the whole process counts.
+        before: Called before each run, for instance to clean up.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    folder: Path
+    inner: bool = False
+    before: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is measured, with whom it is compared, and what we aim for."""
+
+    what: str
+    ours: Command
+    peers: Sequence[Command]
+    goal: str
+    runs: int = 5
+
+
+@dataclass
+class Figures:
+    """Seconds and peak resident memory (MB) of several runs."""
+
+    seconds: list[float] = field(default_factory=list)
+    megabytes: list[float] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        spread = f"{min(self.seconds):.2f}-{max(self.seconds):.2f}"
+        return f"{self.median:.3f} s ({spread}), {statistics.median(self.megabytes):.0f} MB"
+
+    @property
+    def median(self) -> float:
+        """The median of the seconds."""
+        return statistics.median(self.seconds)
+
+
+def measure(row: Row) -> dict[str, Figures]:
+    """Run ours and the peers in turn, so that all see the same machine; one run each is not counted."""
+    commands = [row.ours, *row.peers]
+    figures = {command.name: Figures() for command in commands}
+    for turn in range(row.runs + 1):
+        for command in commands:
+            seconds, megabytes = run(command)
+            if turn:
+                figures[command.name].seconds.append(seconds)
+                figures[command.name].megabytes.append(megabytes)
+    return figures
+
+
+def run(command: Command) -> tuple[float, float]:
+    """Seconds and peak resident megabytes of one run."""
+    command.before()
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(os.cpu_count())}
+    start = time.perf_counter()
+    with subprocess.Popen(
+        command.arguments, cwd=command.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        output = process.stdout.read().decode() if process.stdout else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        raise RuntimeError(f"{command.name} failed:\n{output}")
+    if command.inner:
+        seconds = float(next(line for line in output.splitlines() if line.startswith(MARK)).split()[1])
+    return seconds, usage.ru_maxrss / 1024
+
+
+def table(rows: Sequence[tuple[Row, dict[str, Figures]]]) -> str:
+    """The rows as Markdown: every median, with the smallest and largest, and the ratio to each peer."""
+    lines = ["| what | who | median (min-max), peak memory | ours is | goal |", "| --- | --- | --- | --- | --- |"]
+    for row, figures in rows:
+        ours = figures[row.ours.name]
+        lines.append(f"| {row.what} | {row.ours.name} | {ours} | | {row.goal} |")
+        for peer in row.peers:
+            ratio = figures[peer.name].median / ours.median
+            lines.append(f"| | {peer.name} | {figures[peer.name]} | {ratio:.1f} x faster | |")
+    return "\n".join(lines)

@@ -1,0 +1,188 @@
+"""The rows of the table. Each function prepares what its commands need, and gives the row."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+
+from fixtures import BENCH, SCAFFOLD, TOP, checkpoint_1b, family, project, smollm2
+from measure import Command, Row
+
+PYTHON = sys.executable
+PEER = str(Path(PYTHON).parent)
+
+
+def _inner(name: str, folder: Path, setup: str, work: str) -> Command:
+    """A command that times `work` alone, after `setup`."""
+    code = (
+        f"import time\n{dedent(setup)}\nstart = time.perf_counter()\n{dedent(work)}\n"
+        "print('SECONDS', time.perf_counter() - start)"
+    )
+    return Command(name, [PYTHON, "-c", code], folder, inner=True)
+
+
+OURS = """
+    from kinfold import load_model
+    from kinfold.scaffold.project import require_project
+    require_project().activate()
+    load_model.get({family!r})
+"""
+THEIRS = """
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM
+"""
+
+
+def help_() -> Row:
+    """The start-up of the command line."""
+    return Row(
+        "`--help`",
+        Command("scaffold", [SCAFFOLD, "--help"], TOP),
+        [
+            Command("transformers", [f"{PEER}/transformers", "--help"], TOP),
+            Command("copier", [f"{PEER}/copier", "--help"], TOP),
+        ],
+        "<= 0.15 s",
+    )
+
+
+def new_family() -> Row:
+    """A family from the default spec: rendered, formatted, wired, certified."""
+    folder = project()
+    lines = (folder / "benchlab" / "registry.py").read_bytes()
+
+    def clean() -> None:
+        (folder / "benchlab" / "registry.py").write_bytes(lines)
+        for path in (folder / "benchlab" / "fresh", folder / ".kinfold" / "fresh"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (folder / "benchlab" / "cards" / "fresh.yaml", folder / "tests" / "test_fresh.py"):
+            path.unlink(missing_ok=True)
+
+    return Row(
+        "`scaffold new-family x`",
+        Command("scaffold", [SCAFFOLD, "new-family", "fresh"], folder, before=clean),
+        [Command("import torch alone", [PYTHON, "-c", "import torch"], folder)],
+        "<= 3 s",
+    )
+
+
+def registry() -> Row:
+    """The registry of 200 families."""
+    folder = BENCH / "many"
+    (folder / "many").mkdir(parents=True, exist_ok=True)
+    (folder / "many" / "__init__.py").write_text("")
+    table = {f"family_{number}": f"many.family_{number}" for number in range(200)}
+    (folder / "many" / "registry.py").write_text(f"FAMILIES = {table!r}\n")
+    code = (
+        "from many.registry import FAMILIES; from kinfold.registry import families, model_factories; "
+        "families.add(FAMILIES); assert len(model_factories.names()) >= 200"
+    )
+    return Row(
+        "know 200 families",
+        Command("kinfold", [PYTHON, "-c", code], folder),
+        [Command("bare interpreter", [PYTHON, "-c", "pass"], folder)],
+        "<= 50 ms over a bare interpreter",
+        runs=9,
+    )
+
+
+def load_mapped() -> Row:
+    """1.1 billion parameters in bfloat16, nothing to change."""
+    checkpoint = checkpoint_1b()
+    folder = family("llama_1b", checkpoint)
+    read = "for f in files:\n    data = open(f, 'rb').read()"
+    return Row(
+        "2.2 GB bf16 checkpoint to a model, as it is",
+        _inner("kinfold", folder, OURS.format(family="llama_1b"), "model = load_model('llama_1b')"),
+        [
+            _inner("transformers", folder, THEIRS,
+                   f"AutoModelForCausalLM.from_pretrained({str(checkpoint)!r}, dtype=torch.bfloat16)"),
+            _inner("raw read", folder, f"from pathlib import Path\nfiles = list(Path({str(checkpoint)!r}).glob('*-of-*'))",
+                   read),
+        ],
+        ">= 10 x transformers",
+    )  # fmt: skip
+
+
+def load_copied() -> Row:
+    """The same, with every weight copied into fresh memory."""
+    checkpoint = checkpoint_1b()
+    folder = family("llama_1b", checkpoint)
+    work = "model = load_model('llama_1b', mmap=False)"
+    theirs = (
+        f"model = AutoModelForCausalLM.from_pretrained({str(checkpoint)!r}, dtype=torch.bfloat16)\n"
+        "for p in model.parameters(): p.data = p.data.clone()"
+    )
+    raw = "data = []\nfor f in files:\n    b = bytearray(os.path.getsize(f)); open(f, 'rb').readinto(b); data.append(b)"
+    return Row(
+        "the same, every weight in fresh memory",
+        _inner("kinfold", folder, OURS.format(family="llama_1b"), work),
+        [
+            _inner("transformers", folder, THEIRS, theirs),
+            _inner("raw read", folder,
+                   f"import os\nfrom pathlib import Path\nfiles = list(Path({str(checkpoint)!r}).glob('*-of-*'))", raw),
+        ],
+        "<= 1.1 x the raw read",
+    )  # fmt: skip
+
+
+def load_gguf() -> Row:
+    """SmolLM2 from its GGUF (Q4_1)."""
+    path = smollm2()
+    folder = family("smollm2", path)
+    theirs = f"AutoModelForCausalLM.from_pretrained({str(path.parent)!r}, gguf_file={path.name!r})"
+    return Row(
+        "SmolLM2's GGUF to a model",
+        _inner("kinfold", folder, OURS.format(family="smollm2"), "model = load_model('smollm2')"),
+        [_inner("transformers", folder, THEIRS, theirs)],
+        "<= 3 s",
+        runs=3,
+    )
+
+
+def decode() -> Row:
+    """64 tokens from SmolLM2 in float32, batch 1, greedy, with the cache."""
+    path = smollm2()
+    folder = family("smollm2", path)
+    setup = (
+        OURS.format(family="smollm2")
+        + """
+    import torch
+    from kinfold import generate
+    model = load_model('smollm2')
+    token_ids = torch.tensor([[504, 3575, 282, 4649, 314]])
+    generate(model, token_ids, max_new_tokens=2)
+    """
+    )
+    # The same sizes with random weights: transformers takes 20 s to read the GGUF, and the time is the same.
+    theirs = (
+        THEIRS
+        + """
+    from transformers import LlamaConfig
+    model = LlamaForCausalLM(LlamaConfig(hidden_size=576, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, intermediate_size=1536, vocab_size=49152, tie_word_embeddings=True)).eval()
+    model.generation_config.eos_token_id = None
+    token_ids = torch.tensor([[504, 3575, 282, 4649, 314]])
+    model.generate(token_ids, max_new_tokens=2, do_sample=False)
+    """
+    )
+    return Row(
+        "decode 64 tokens of SmolLM2-135M, float32, batch 1",
+        _inner("kinfold", folder, setup, "generate(model, token_ids, max_new_tokens=64)"),
+        [_inner("transformers", folder, theirs, "model.generate(token_ids, max_new_tokens=64, do_sample=False)")],
+        ">= 1.5 x transformers",
+    )
+
+
+ROWS: dict[str, Callable[[], Row]] = {
+    "help": help_,
+    "new-family": new_family,
+    "registry": registry,
+    "load-mapped": load_mapped,
+    "load-copied": load_copied,
+    "load-gguf": load_gguf,
+    "decode": decode,
+}

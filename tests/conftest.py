@@ -1,0 +1,48 @@
+"""What tests of several parts share: tiny checkpoints, and a project that leaves no trace."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from kinfold import registry
+from kinfold.loader import load_model
+from kinfold.scaffold.project import Project, find_project, init_project
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Gives the folder of a tiny checkpoint: `tiny_checkpoint("llama", seed=1, ...)`, each written once."""
+    from tiny import write_checkpoint
+
+    @cache
+    def write(kind: str, **values: object) -> Path:
+        return write_checkpoint(tmp_path_factory.mktemp(kind) / kind, kind, **values)
+
+    return write
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """A new project, which is the current folder; what is imported from it is forgotten afterwards."""
+    folder = tmp_path / "mylab"
+    init_project(folder).commit()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(registry.families, "_added", {})
+    registry.families.__dict__.pop("modules", None)
+    found = find_project()
+    assert found is not None
+    yield found
+    registry.families.__dict__.pop("modules", None)
+    for family in found.families():
+        load_model.registrations.discard(family)
+        registry.model_factories.registrations.discard(family)
+    for name in [name for name in sys.modules if name.partition(".")[0] == found.package]:
+        del sys.modules[name]
