@@ -1,0 +1,70 @@
+"""Text to token ids and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+"""What a text ends with while a character is still missing some of its bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """A tokenizer.
+
+    Attributes:
+        backend: That of the `tokenizers` package.
+        bos_token_id: The token that starts a text, if there is one.
+        eos_token_ids: The tokens after which generation stops.
+        chat_template: The Jinja template of a conversation, if the checkpoint has one.
+    """
+
+    backend: Backend
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    chat_template: str | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are, added ones included."""
+        return self.backend.get_vocab_size()
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a text, with those that the tokenizer puts around one."""
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def decode(self, token_ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of token ids."""
+        return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+    def stream_decode(
+        self, token_ids: Iterable[int], *, context: Iterable[int] = (), skip_special_tokens: bool = True
+    ) -> Iterator[str]:
+        """The text of token ids as they come, in pieces that never end within a character.
+
+        Args:
+            token_ids: The tokens.
+            context: Those before them, whose text is not given again; it decides about a leading space.
+            skip_special_tokens: Leave special tokens out.
+
+        A piece is the difference of two decodings, since a token's text may depend on the one before it. Of the
+        tokens only those since the last whole piece are decoded anew, so the cost does not grow with the text.
+        """
+        recent = list(context)[-8:]
+        given = self.decode(recent, skip_special_tokens=skip_special_tokens)
+        for token_id in token_ids:
+            recent.append(token_id)
+            text = self.decode(recent, skip_special_tokens=skip_special_tokens)
+            if text.endswith(_UNFINISHED) or text == given:
+                continue
+            yield text[len(given) :]
+            recent = recent[-8:]
+            given = self.decode(recent, skip_special_tokens=skip_special_tokens)
+        rest = self.decode(recent, skip_special_tokens=skip_special_tokens)
+        if rest != given:
+            yield rest[len(given) :]
