@@ -40,6 +40,10 @@ check: $(INSTALLED) ## lint, check formatting, types and structure
 	$(PYTHON) -m pyright
 	$(PYTHON) -m pytest -q -o verbosity_assertions=2 tests/test_structure.py
 
+.PHONY: zoo
+zoo: $(INSTALLED) ## render the families of generated/ anew, from their specs
+	$(PYTHON) tests/regenerate.py
+
 .PHONY: format
 format: $(INSTALLED) ## format the code and mend what the linter can
 	$(PYTHON) -m ruff check --fix

@@ -6,14 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kinfold import registry
 from kinfold.loader import load_model
 from kinfold.scaffold.project import Project, find_project, init_project
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +21,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
     from tiny import write_checkpoint
 
     @cache
-    def write(kind: str, **values: object) -> Path:
+    def write(kind: str, **values: Any) -> Path:
         return write_checkpoint(tmp_path_factory.mktemp(kind) / kind, kind, **values)
 
     return write

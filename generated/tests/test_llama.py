@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 import torch
+from kinfold import generate
 from torch.nn.functional import cross_entropy
 
-from kinfold import generate
 from kinfold_zoo.llama import LlamaConfig, create_llama_model, llama_archs
 from kinfold_zoo.llama.loader import convert_llama_checkpoint
 

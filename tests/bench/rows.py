@@ -36,6 +36,13 @@ THEIRS = """
 """
 
 
+SHARDS = """
+    import os
+    from pathlib import Path
+    files = list(Path("{folder}").glob("*-of-*"))
+"""
+
+
 def help_() -> Row:
     """The start-up of the command line."""
     return Row(
@@ -100,8 +107,7 @@ def load_mapped() -> Row:
         [
             _inner("transformers", folder, THEIRS,
                    f"AutoModelForCausalLM.from_pretrained({str(checkpoint)!r}, dtype=torch.bfloat16)"),
-            _inner("raw read", folder, f"from pathlib import Path\nfiles = list(Path({str(checkpoint)!r}).glob('*-of-*'))",
-                   read),
+            _inner("raw read", folder, SHARDS.format(folder=checkpoint), read),
         ],
         ">= 10 x transformers",
     )  # fmt: skip
@@ -122,8 +128,7 @@ def load_copied() -> Row:
         _inner("kinfold", folder, OURS.format(family="llama_1b"), work),
         [
             _inner("transformers", folder, THEIRS, theirs),
-            _inner("raw read", folder,
-                   f"import os\nfrom pathlib import Path\nfiles = list(Path({str(checkpoint)!r}).glob('*-of-*'))", raw),
+            _inner("raw read", folder, SHARDS.format(folder=checkpoint), raw),
         ],
         "<= 1.1 x the raw read",
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kinfold import ConfigRegistry
 from kinfold.nn import Llama3Scaling
+
 from kinfold_zoo.llama.factory import LlamaConfig
 
 llama_archs = ConfigRegistry[LlamaConfig]()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-
 from kinfold.nn import (
     Attention,
     DecoderFrontend,
@@ -18,6 +16,8 @@ from kinfold.nn import (
     materialize,
 )
 from kinfold.validation import checking
+from torch import nn
+
 from kinfold_zoo.llama.model import LlamaDecoder, LlamaDecoderLayer, LlamaModel
 
 

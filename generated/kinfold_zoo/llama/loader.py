@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kinfold import CheckpointConverter, StandardModelConfigLoader, StandardModelLoader, load_model, model_factories
 from kinfold.keymap import KeyMap, rename
+
 from kinfold_zoo.llama.archs import llama_archs
 from kinfold_zoo.llama.factory import LlamaConfig, create_llama_model
 

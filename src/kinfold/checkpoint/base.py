@@ -41,6 +41,7 @@ class Checkpoint(ABC):
             CheckpointError: There is no such tensor.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of the file; tensors that are mapped to it stay valid."""
 

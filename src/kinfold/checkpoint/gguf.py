@@ -1,14 +1,16 @@
-"""Checkpoints in GGUF, the format of llama.cpp, through the gguf package."""
+"""Checkpoints in GGUF, the format of llama.cpp; the gguf package decodes what is quantised."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinfold.checkpoint.base import Checkpoint
+from kinfold.checkpoint.gguf_header import GgufTensor, read_gguf_header
 from kinfold.checkpoint.manifest import TensorInfo
+from kinfold.checkpoint.mapping import map_privately, read_bytes
 from kinfold.errors import CheckpointError, UnsupportedError, nearest
 
 if TYPE_CHECKING:
@@ -20,46 +22,37 @@ _PLAIN: Mapping[str, str] = {
 }  # fmt: skip
 """Types that are stored as they are, to torch's dtypes; all others are quantised and decode to float32."""
 
-TOKENIZER = "tokenizer."
+_TOKENIZER = "tokenizer."
 
 
 class GgufCheckpoint(Checkpoint):
     """A GGUF file.
 
+    Attributes:
+        tokenizer_metadata: What the file says of its tokenizer, keys as in the file.
+
     Raises:
-        UnsupportedError: The gguf package is missing, or does not know how to decode some of the tensors.
-        CheckpointError: The file is damaged.
+        UnsupportedError: The gguf package is missing, or cannot decode some of the tensors.
+        CheckpointError: The file is damaged; lists every fault.
     """
 
     layout = "gguf"
 
     def __init__(self, path: Path) -> None:
-        try:
-            from gguf import GGUFReader
-        except ImportError as error:
-            raise UnsupportedError(f"{path} is a GGUF file.", hint="To read it: pip install 'kinfold[gguf]'") from error
         self.path = path
-        try:
-            self._reader = GGUFReader(path, "c")  # copy on write: the file is never changed
-        except Exception as error:  # the package raises whatever numpy and its own checks run into
-            raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-        self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
-        self.manifest = {}
-        for name, tensor in self._tensors.items():
-            stored = tensor.tensor_type.name
-            shape = tuple(int(size) for size in reversed(tensor.shape))  # GGUF has the fastest dimension first
-            self.manifest[name] = TensorInfo(shape, _PLAIN.get(stored, "float32"), stored)
-        self._refuse_unknown_types()
-
-    @cached_property
-    def config(self) -> Mapping[str, Any]:  # pyright: ignore
-        """The metadata, keys as in the file, without those of the tokenizer."""
-        return {name: field.contents() for name, field in self._fields(tokenizer=False).items()}
-
-    @cached_property
-    def tokenizer_metadata(self) -> Mapping[str, Any]:
-        """The metadata of the tokenizer."""
-        return {name: field.contents() for name, field in self._fields(tokenizer=True).items()}
+        self._mapping: Tensor | None = None
+        header = read_gguf_header(path)
+        self.config = {key: value for key, value in header.metadata.items() if not key.startswith(_TOKENIZER)}
+        self.tokenizer_metadata = {k: value for k, value in header.metadata.items() if k.startswith(_TOKENIZER)}
+        self._tensors = header.tensors
+        self._types = _decodable_types(path, header.tensors)
+        self.manifest = {
+            name: TensorInfo(tensor.shape, _PLAIN.get(kind := self._types[tensor.type].name, "float32"), kind)
+            for name, tensor in header.tensors.items()
+        }
+        faults = self._extent_faults(header.file_size)
+        if faults:
+            raise CheckpointError(f"{path} is damaged:", faults=faults)
 
     def tensor(self, name: str, *, mmap: bool = True) -> Tensor:
         import torch
@@ -68,22 +61,64 @@ class GgufCheckpoint(Checkpoint):
         if name not in self._tensors:
             raise CheckpointError(f"{self.path} has no tensor {name!r}.", hint=nearest(name, self._tensors))
         tensor, info = self._tensors[name], self.manifest[name]
-        if info.stored not in _PLAIN:
-            return torch.from_numpy(dequantize(tensor.data, tensor.tensor_type)).view(info.shape)
-        raw = torch.from_numpy(tensor.data).view(getattr(torch, info.dtype)).view(info.shape)
-        return raw if mmap else raw.clone()
+        count = self._nbytes(tensor)
+        quantised = info.stored not in _PLAIN
+        if mmap or quantised:
+            raw = self._bytes()[tensor.start : tensor.start + count]
+        else:
+            raw = read_bytes(self.path, tensor.start, count)
+        if not quantised:
+            return raw.view(getattr(torch, info.dtype)).view(info.shape)
+        rows = raw.view(prod(info.shape[:-1]), -1).numpy()
+        return torch.from_numpy(dequantize(rows, self._types[tensor.type])).view(info.shape)
 
-    def _fields(self, *, tokenizer: bool) -> dict[str, Any]:
-        return {
-            name: field
-            for name, field in self._reader.fields.items()
-            if name.startswith(TOKENIZER) == tokenizer and not name.startswith("GGUF.")
-        }
+    def close(self) -> None:
+        self._mapping = None
 
-    def _refuse_unknown_types(self) -> None:
-        from gguf.quants import _type_traits
+    def _bytes(self) -> Tensor:
+        if self._mapping is None:
+            self._mapping = map_privately(self.path)
+        return self._mapping
 
-        known = {*_PLAIN, *(kind.name for kind in _type_traits)}
-        unknown = [f"{name}: {info.stored}" for name, info in self.manifest.items() if info.stored not in known]
-        if unknown:
-            raise UnsupportedError(f"{self.path} has tensors of types that cannot be decoded:", faults=unknown)
+    def _nbytes(self, tensor: GgufTensor) -> int:
+        from gguf import GGML_QUANT_SIZES
+
+        values, size = GGML_QUANT_SIZES[self._types[tensor.type]]
+        return prod(tensor.shape) // values * size
+
+    def _extent_faults(self, file_size: int) -> list[str]:
+        """Tensors that do not lie within the file, or whose rows are no whole blocks."""
+        from gguf import GGML_QUANT_SIZES
+
+        faults = []
+        for name, tensor in self._tensors.items():
+            block = GGML_QUANT_SIZES[self._types[tensor.type]][0]
+            if not tensor.shape or tensor.shape[-1] % block:
+                faults.append(f"tensor {name} {tensor.shape}: rows are no multiple of {block} values")
+            elif tensor.start + self._nbytes(tensor) > file_size:
+                faults.append(f"tensor {name} {tensor.shape} ends after the file, which is cut off")
+        return faults
+
+
+def _decodable_types(path: Path, tensors: Mapping[str, GgufTensor]) -> dict[int, Any]:
+    """The types of the tensors as the gguf package calls them, each of which it can decode."""
+    try:
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+        from gguf.quants import dequantize
+    except ImportError as error:
+        raise UnsupportedError(f"{path} is a GGUF file.", hint="To read it: pip install 'kinfold[gguf]'") from error
+    import torch
+
+    types, faults = {}, []
+    for number in sorted({tensor.type for tensor in tensors.values()}):
+        try:
+            kind = GGMLQuantizationType(number)
+            if kind.name not in _PLAIN:
+                dequantize(torch.zeros(1, GGML_QUANT_SIZES[kind][1], dtype=torch.uint8).numpy(), kind)
+            types[number] = kind
+        except (ValueError, KeyError, NotImplementedError) as error:
+            names = [name for name, tensor in tensors.items() if tensor.type == number]
+            faults.append(f"type {number} of {names[0]} and {len(names) - 1} more: {error}")
+    if faults:
+        raise UnsupportedError(f"{path} has tensors that cannot be decoded:", faults=faults)
+    return types

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kinfold.checkpoint.base import Checkpoint
 from kinfold.checkpoint.header import Entry, read_header
 from kinfold.checkpoint.manifest import TensorInfo
+from kinfold.checkpoint.mapping import map_privately, read_bytes
 from kinfold.errors import CheckpointError, nearest
 
 if TYPE_CHECKING:
@@ -77,22 +78,15 @@ class SafetensorsCheckpoint(Checkpoint):
             # A view needs its bytes at a multiple of the item size, which the format does not promise.
             raw = raw if raw.data_ptr() % dtype.itemsize == 0 else raw.clone()
         else:
-            raw = torch.empty(entry.nbytes, dtype=torch.uint8)
-            with file.open("rb", buffering=0) as stream:
-                stream.seek(entry.start)
-                _read_into(stream, memoryview(raw.numpy()), file)
+            raw = read_bytes(file, entry.start, entry.nbytes)
         return raw.view(dtype).view(entry.shape)
 
     def close(self) -> None:
         self._mappings.clear()
 
     def _mapping(self, file: Path) -> Tensor:
-        """The bytes of a file, mapped privately: what is written to them goes to fresh pages, not to the file."""
-        import torch
-
         if file not in self._mappings:
-            size = file.stat().st_size
-            self._mappings[file] = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8)
+            self._mappings[file] = map_privately(file)
         return self._mappings[file]
 
     def _disagreements(self, listed: Mapping[str, Path]) -> list[str]:
@@ -115,12 +109,3 @@ class _Located:
 
     file: Path
     entry: Entry
-
-
-def _read_into(stream: Any, target: memoryview, file: Path) -> None:
-    """Fill a buffer from a stream; one call reads at most 2 GB on Linux."""
-    while target:
-        count = stream.readinto(target)
-        if not count:
-            raise CheckpointError(f"{file} has become shorter since it was opened.")
-        target = target[count:]

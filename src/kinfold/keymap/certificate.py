@@ -83,7 +83,7 @@ def certify(key_map: BoundKeyMap, source: Manifest, target: Manifest) -> Certifi
             else:
                 wrong = [name for name in targets if name not in target]
                 faults.append(f"{rule}: the model has no {_listed(wrong)}")
-    faults += _grouped((name for name in target if name not in filled), "is filled by no tensor of the checkpoint", target)
+    faults += _grouped((name for name in target if name not in filled), "is filled by no tensor", target)
     faults += _grouped((name for name, times in filled.items() if times > 1), "is filled more than once", target)
     order = {name: number for number, name in enumerate(target)}
     ordered = sorted(steps.values(), key=lambda step: min(order[name] for name in step.targets))
@@ -166,10 +166,11 @@ def _grouped(names: Iterable[str], what: str, manifest: Manifest) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(normalise(name)[0], []).append(name)
-    return [
-        f"{group[0]} {manifest[group[0]].shape} {what}" + (f", and so are {len(group) - 1} more like it" if group[1:] else "")
-        for group in groups.values()
-    ]
+    found = []
+    for first, *rest in groups.values():
+        shape = manifest[first].shape if first in manifest else ""
+        found.append(f"{first} {shape} {what}" + (f" (and {len(rest)} more like it)" if rest else ""))
+    return found
 
 
 def _few(faults: list[str], most: int = 20) -> list[str]:
@@ -180,5 +181,3 @@ def _listed(items: Iterable[object], most: int = 8) -> str:
     items = list(items)
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(map(str, items[:most])) + more
-
-

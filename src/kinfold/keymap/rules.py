@@ -69,7 +69,8 @@ def transpose(source: str, target: str, *, dim0: int = 0, dim1: int = 1) -> Rule
 
 def permute_rotary(source: str, target: str, *, heads: Size) -> Rule:
     """A query or key projection whose rotary pairs are neighbours there, and halves here (see `PermuteRotary`)."""
-    return Rule("permute_rotary", (Pattern(source),), (Pattern(target),), lambda size, count: PermuteRotary(size(heads)))
+    sides = (Pattern(source),), (Pattern(target),)
+    return Rule("permute_rotary", *sides, lambda size, count: PermuteRotary(size(heads)))
 
 
 def split(source: str, *, into: Sequence[str], sizes: Sequence[Size], dim: int = 0) -> Rule:

@@ -102,7 +102,8 @@ class Attention(nn.Module):
         if k != v:
             faults.append(f"k_proj gives {k} and v_proj {v}, which must be equal")
         elif not faults and q % k:
-            faults.append(f"{q // self.head_dim} query heads cannot share {k // self.head_dim} key and value heads evenly")
+            heads = (q // self.head_dim, k // self.head_dim)
+            faults.append("{} query heads cannot share {} key and value heads evenly".format(*heads))
         if self.output_proj.in_features != q:
             faults.append(f"output_proj takes {self.output_proj.in_features}, q_proj gives {q}")
         if len(widths := {proj.in_features for proj in (self.q_proj, self.k_proj, self.v_proj)}) > 1:

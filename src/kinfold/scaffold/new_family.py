@@ -67,13 +67,10 @@ def new_family(
     certificates = certify_family(name, project, files, checkpoint)
 
     transaction = Transaction(project.root)
-    for path, data in files.items():
+    for path, data in {**files, **state_files(name, project, spec, files)}.items():
         transaction.write(path, data)
-        if path.suffix == ".py":
-            transaction.write(project.state(name) / "pristine" / path, data)
-    transaction.write(project.state(name) / "spec.yaml", dump_spec(spec).encode())
-    table = (project.root / project.registry).read_bytes()
-    transaction.write(project.registry, add_family(table, name, f"{project.package}.{name}", place=str(project.registry)))
+    table, module = (project.root / project.registry).read_bytes(), f"{project.package}.{name}"
+    transaction.write(project.registry, add_family(table, name, module, place=str(project.registry)))
     return NewFamily(name, next(iter(spec.archs)), transaction, facts, certificates)
 
 
@@ -85,7 +82,13 @@ def render_family(name: str, project: Project, spec: Spec, *, checkpoint: Checkp
         "tests_path": project.tests,
         "checkpoint": _checkpoint_uri(checkpoint.path, project) if checkpoint else "",
     }
-    return format_sources(render("family", data), project.root)
+    return format_sources(render("family", data), project.root, project.package)
+
+
+def state_files(name: str, project: Project, spec: Spec, files: Files) -> Files:
+    """What `.kinfold/` keeps of a family: its spec, and its sources as they were rendered."""
+    pristine = {project.state(name) / "pristine" / path: data for path, data in files.items() if path.suffix == ".py"}
+    return {project.state(name) / "spec.yaml": dump_spec(spec).encode(), **pristine}
 
 
 def certify_family(name: str, project: Project, files: Files, checkpoint: Checkpoint | None) -> dict[str, Any]:

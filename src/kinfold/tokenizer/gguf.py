@@ -27,7 +27,7 @@ def tokenizer_from_metadata(metadata: Metadata, *, place: str) -> Tokenizer:
     Raises:
         TokenizerError: They are incomplete, or of a kind that cannot be built.
     """
-    kind = metadata.get(f"{_PREFIX}model")
+    kind = str(metadata.get(f"{_PREFIX}model"))
     if kind not in _KINDS:
         raise TokenizerError(f"{place} has a tokenizer of the kind {kind!r}; known: {', '.join(_KINDS)}.")
     needed, build = _KINDS[kind]
@@ -59,7 +59,8 @@ def _byte_level(values: Metadata, place: str) -> Backend:
         )
     merges = [tuple(merge.split(" ", 1)) for merge in values["merges"]]
     vocabulary = {token: number for number, token in enumerate(values["tokens"])}
-    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre in _WHOLE_TOKENS_FIRST))
+    model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre in _WHOLE_TOKENS_FIRST)
+    backend = tokenizers.Tokenizer(model)
     steps = [
         pre_tokenizers.Digits(individual_digits=True)
         if step is DIGITS

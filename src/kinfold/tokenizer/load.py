@@ -30,7 +30,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     folder = path if path.is_dir() else path.parent
     file = path if path.suffix == ".json" else folder / FILE
     if not file.is_file():
-        raise TokenizerError(f"{path} has no {FILE}.", hint=f"Put the {FILE} of the model there, or name it in the card.")
+        raise TokenizerError(f"{path} has no {FILE}.", hint="Put the model's there, or name it in the card.")
     return _from_json(file)
 
 

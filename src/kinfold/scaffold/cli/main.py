@@ -36,7 +36,7 @@ class _Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=_Commands)
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="scaffold")
 def scaffold() -> None:
     """Bring model families into a PyTorch code base, from a spec or from a checkpoint."""

@@ -38,6 +38,7 @@ def family_context(family: str, package: str, spec: Spec) -> dict[str, Any]:
         "package": package,
         "title": title,
         "summary": _summary(title, spec),
+        "functions": sorted([f"create_{family}_model", f"load_{family}_model", f"{family}_arch", f"{family}_archs"]),
         "parts": {name: _indented(text) for name, text in composed.items()},
         "nn_imports": sorted({*_PART.findall("\n".join(composed.values())), *scaling_classes(spec), *_FRAME_PARTS}),
         "fields": "\n".join(_field(field) for field in config_fields(spec)),

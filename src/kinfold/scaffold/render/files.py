@@ -34,13 +34,24 @@ def render(template: str, data: Mapping[str, Any]) -> Files:
         return {path.relative_to(folder): path.read_bytes() for path in found}
 
 
-def format_sources(files: Files, root: Path) -> Files:
-    """Sort the imports of Python files and format them, by the settings of ruff that hold at `root`."""
+def format_sources(files: Files, root: Path, package: str) -> Files:
+    """Sort the imports of Python files and format them, by the settings of ruff that hold at `root`.
+
+    Args:
+        files: What to format; other files than Python's stay as they are.
+        root: The project's root.
+        package: The package they are part of, whose new modules ruff cannot find on the disk yet.
+    """
+    first_party = f"lint.isort.known-first-party = ['{package.partition('.')[0]}']"
+    commands = (
+        ("check", "--select", "I", "--fix-only", "--quiet", "--config", first_party),
+        ("format", "--quiet"),
+    )
 
     def formatted(item: tuple[Path, bytes]) -> tuple[Path, bytes]:
         path, source = item
         if path.suffix == ".py":
-            for command in (("check", "--select", "I", "--fix-only", "--quiet"), ("format", "--quiet")):
+            for command in commands:
                 source = _ruff(*command, path=path, source=source, root=root)
         return path, source
 

@@ -1,4 +1,4 @@
-"""Llama: Llama (Touvron et al. 2023; Grattafiori et al. 2024)."""
+"""Llama: the decoder of Touvron et al. 2023 and Grattafiori et al. 2024."""
 
 from kinfold_zoo.llama.archs import llama_arch, llama_archs
 from kinfold_zoo.llama.factory import LlamaConfig, create_llama_model
@@ -11,7 +11,7 @@ __all__ = [
     "LlamaDecoderLayer",
     "LlamaModel",
     "create_llama_model",
-    "load_llama_model",
     "llama_arch",
     "llama_archs",
+    "load_llama_model",
 ]

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import Tensor, nn
-
 from kinfold.nn import DecodeState
+from torch import Tensor, nn
 
 
 class LlamaDecoderLayer(nn.Module):
