@@ -1,12 +1,12 @@
 """The building blocks that families are composed of.
 
-A model is put together on the meta device and then gets its storage by `materialize`; no block holds a buffer.
+A model is put together `without_storage` and then gets it by `materialize`; no block holds a buffer.
 """
 
 from kinfold.nn.attention import Attention
 from kinfold.nn.embedding import DecoderFrontend, TiedProjection
 from kinfold.nn.ffn import FeedForward, GatedFeedForward
-from kinfold.nn.init import materialize
+from kinfold.nn.init import materialize, without_storage
 from kinfold.nn.norm import RMSNorm
 from kinfold.nn.position import Rotary
 from kinfold.nn.rope_scaling import (
@@ -35,4 +35,5 @@ __all__ = [
     "TiedProjection",
     "YarnScaling",
     "materialize",
+    "without_storage",
 ]

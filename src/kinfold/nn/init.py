@@ -1,13 +1,45 @@
-"""Giving a model that was put together on the meta device its storage and first weights."""
+"""Putting a model together without storage, and then giving it its storage and first weights."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+@contextmanager
+def without_storage() -> Iterator[None]:
+    """Modules that are made in this context lie on the meta device, and are not initialised: `materialize` does both.
+
+    Example:
+        with without_storage():
+            model = MymodelModel(...)
+        materialize(model, device="cuda")
+    """
+    with torch.device("meta"), _SkipInit():
+        yield
+
+
+class _SkipInit(TorchFunctionMode):
+    """Leaves out the functions of `torch.nn.init`: without values they cost time (normal_ imports the compiler)."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def materialize(
@@ -17,7 +49,7 @@ def materialize(
     dtype: torch.dtype | None = None,
     init_std: float = 0.02,
 ) -> Model:
-    """Give a model on the meta device its storage and fresh weights.
+    """Give a model that was put together `without_storage` its storage and fresh weights.
 
     Weights of linear maps and embeddings are normal with mean 0, their biases 0; other modules set their own by
     `reset_parameters`.

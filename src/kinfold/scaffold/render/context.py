@@ -52,7 +52,7 @@ def family_context(family: str, package: str, spec: Spec) -> dict[str, Any]:
     }
 
 
-_FRAME_PARTS = ("DecoderFrontend", "materialize")
+_FRAME_PARTS = ("DecoderFrontend", "materialize", "without_storage")
 _KEY_MAP_DOCS: dict[Layout, str] = {
     "hf": "Hugging Face's names to ours.",
     "gguf": "The names of llama.cpp's GGUF files to ours.",

@@ -93,7 +93,7 @@ def _note_shapes(index: TensorIndex, config: Mapping[str, Any], findings: Findin
     findings.note("model_dim", model_dim, evidence)
     q_evidence, (q_dim, _) = shape(f"{_LAYER}self_attn.q_proj.weight")
     kv_evidence, (kv_dim, _) = shape(f"{_LAYER}self_attn.k_proj.weight")
-    findings.note("num_layers", len(index.layers()), f"layers 0 to {max(index.layers())} of {kv_evidence}")
+    findings.note("num_layers", len(index.layers()), f"layers 0 to {max(index.layers())}, as in {kv_evidence}")
     evidence, (inner_dim, _) = shape(f"{_LAYER}ffn.inner_proj.weight")
     findings.note("ffn_inner_dim", inner_dim, evidence)
     qk_norm = index.one(f"{_LAYER}self_attn.q_norm.weight")

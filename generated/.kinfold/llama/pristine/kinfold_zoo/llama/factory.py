@@ -14,6 +14,7 @@ from kinfold.nn import (
     Rotary,
     TiedProjection,
     materialize,
+    without_storage,
 )
 from kinfold.validation import checking
 from torch import nn
@@ -97,7 +98,7 @@ def create_llama_model(
         ConfigError: Values of the config do not fit together.
     """
     config.validate()
-    with torch.device("meta"):  # parts first; they get their storage all at once below
+    with without_storage():  # parts first; they get their storage all at once below
         embed = nn.Embedding(config.vocab_size, config.model_dim)
         position = Rotary(config.head_dim, theta=config.rope_theta, scaling=config.rope_scaling)
         model = LlamaModel(
