@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kinfold.checkpoint.base import Checkpoint
 from kinfold.checkpoint.gguf_header import GgufTensor, read_gguf_header
 from kinfold.checkpoint.manifest import TensorInfo
-from kinfold.checkpoint.mapping import map_privately, read_bytes
+from kinfold.checkpoint.mapping import map_privately, read_slice
 from kinfold.errors import CheckpointError, UnsupportedError, nearest
 
 if TYPE_CHECKING:
@@ -61,16 +61,12 @@ class GgufCheckpoint(Checkpoint):
         if name not in self._tensors:
             raise CheckpointError(f"{self.path} has no tensor {name!r}.", hint=nearest(name, self._tensors))
         tensor, info = self._tensors[name], self.manifest[name]
-        count = self._nbytes(tensor)
-        quantised = info.stored not in _PLAIN
-        if mmap or quantised:
-            raw = self._bytes()[tensor.start : tensor.start + count]
-        else:
-            raw = read_bytes(self.path, tensor.start, count)
-        if not quantised:
-            return raw.view(getattr(torch, info.dtype)).view(info.shape)
-        rows = raw.view(prod(info.shape[:-1]), -1).numpy()
-        return torch.from_numpy(dequantize(rows, self._types[tensor.type])).view(info.shape)
+        extent = (tensor.start, self._nbytes(tensor))
+        if info.stored in _PLAIN:
+            dtype = getattr(torch, info.dtype)
+            return read_slice(self._bytes(), *extent, dtype, copy=not mmap).view(info.shape)
+        rows = read_slice(self._bytes(), *extent, torch.uint8, copy=False).view(prod(info.shape[:-1]), -1)
+        return torch.from_numpy(dequantize(rows.numpy(), self._types[tensor.type])).view(info.shape)
 
     def close(self) -> None:
         self._mapping = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kinfold.checkpoint.base import Checkpoint
 from kinfold.checkpoint.header import Entry, read_header
 from kinfold.checkpoint.manifest import TensorInfo
-from kinfold.checkpoint.mapping import map_privately, read_bytes
+from kinfold.checkpoint.mapping import map_privately, read_slice
 from kinfold.errors import CheckpointError, nearest
 
 if TYPE_CHECKING:
@@ -73,13 +73,7 @@ class SafetensorsCheckpoint(Checkpoint):
         dtype = getattr(torch, entry.dtype)
         if not entry.nbytes:
             return torch.empty(entry.shape, dtype=dtype)
-        if mmap:
-            raw = self._mapping(file)[entry.start : entry.start + entry.nbytes]
-            # A view needs its bytes at a multiple of the item size, which the format does not promise.
-            raw = raw if raw.data_ptr() % dtype.itemsize == 0 else raw.clone()
-        else:
-            raw = read_bytes(file, entry.start, entry.nbytes)
-        return raw.view(dtype).view(entry.shape)
+        return read_slice(self._mapping(file), entry.start, entry.nbytes, dtype, copy=not mmap).view(entry.shape)
 
     def close(self) -> None:
         self._mappings.clear()
