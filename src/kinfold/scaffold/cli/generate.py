@@ -37,15 +37,21 @@ def command(
     from kinfold import load_model, load_tokenizer, stream
     from kinfold.errors import GenerationError
     from kinfold.loader import find_card
+    from kinfold.scaffold.cli.progress import loading_bar
     from kinfold.scaffold.project import find_project
 
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch's own, for a name or a device that there is not
+        raise click.BadParameter(str(error).splitlines()[0], param_hint="--device") from error
     if project := find_project():
         project.activate()
     card = find_card(name)
     if card.tokenizer is None:
         raise GenerationError(f"{card.source} names neither a checkpoint nor a tokenizer.")
     tokenizer = load_tokenizer(card.tokenizer)
-    model = load_model(card, device=device, dtype=getattr(torch, dtype) if dtype else None)
+    with loading_bar(card.name) as progress:
+        model = load_model(card, device=device, dtype=getattr(torch, dtype) if dtype else None, progress=progress)
     token_ids = torch.tensor([tokenizer.encode(prompt)], device=device)
     tokens = stream(
         model,
@@ -58,7 +64,7 @@ def command(
         generator=torch.Generator(token_ids.device).manual_seed(seed) if seed is not None else None,
     )
     click.echo(prompt, nl=False)
-    for text in tokenizer.stream_decode(int(token) for token in tokens):
+    for text in tokenizer.stream_decode((int(token) for token in tokens), context=token_ids[0].tolist()):
         click.echo(text, nl=False)
         sys.stdout.flush()
     click.echo()

@@ -113,4 +113,5 @@ def _report(outcome: NewFamily) -> None:
     for path, kind in outcome.transaction.changes.items():
         if not path.startswith(".kinfold/"):
             click.echo(f"  {kind} {path}")
-    click.echo(f"{outcome.name} is part of the project. Next: scaffold verify {outcome.name}")
+    following = f"scaffold verify {outcome.name}" if outcome.facts else "pytest"
+    click.echo(f"{outcome.name} is part of the project. Next: {following}")
