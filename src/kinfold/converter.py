@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kinfold.checkpoint import Manifest, TensorInfo
 from kinfold.errors import KeyMapError, nearest
-from kinfold.keymap import BoundKeyMap, Certificate, KeyMap, rename
+from kinfold.keymap import BoundKeyMap, Certificate, KeyMap, certify, rename
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ class CheckpointConverter:
         tried = []
         for layout, key_map in maps.items():
             bound = key_map.bind(config)
-            tried.append(Conversion(layout, bound, bound.certify(source, target)))
+            tried.append(Conversion(layout, bound, certify(bound, source, target)))
         return sorted(tried, key=lambda conversion: len(conversion.certificate.faults))
 
     def choose(self, source: Manifest, target: Manifest, config: object, *, what: str) -> Conversion:
@@ -76,7 +76,7 @@ class CheckpointConverter:
         """
         bound = self._bound(layout, config)
         source = state_dict_manifest(state_dict)
-        certificate = bound.certify(source, bound.target_manifest(source))
+        certificate = certify(bound, source, bound.target_manifest(source))
         certificate.raise_for_faults(f"The key map {layout!r} does not explain this state dict:")
         return dict(certificate.plan.load(state_dict.__getitem__))
 
@@ -84,7 +84,7 @@ class CheckpointConverter:
         """A native state dict in `layout`: the inverse of `load`."""
         bound = self._bound(layout, config)
         target = state_dict_manifest(state_dict)
-        certificate = bound.certify(bound.source_manifest(target), target)
+        certificate = certify(bound, bound.source_manifest(target), target)
         certificate.raise_for_faults(f"The key map {layout!r} does not explain this state dict:")
         return dict(certificate.plan.export(state_dict.__getitem__))
 

@@ -6,7 +6,6 @@ tensors without gaps. Each entry has `dtype`, `shape` and `data_offsets` from th
 
 from __future__ import annotations
 
-import json
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kinfold.checkpoint.manifest import ITEMSIZES
+from kinfold.checkpoint.strict_json import parse_json
 from kinfold.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000
@@ -64,7 +64,9 @@ def read_header(path: Path) -> dict[str, Entry]:
                 f"the file is {status.st_size} (and a header at most {MAX_HEADER_BYTES})."
             )
         text = file.read(length)
-    header = _parse(text, path)
+    header = parse_json(text, place=f"The header of {path}")
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path} is no safetensors file: its header holds no table.")
     header.pop("__metadata__", None)
     faults: list[str] = []
     entries = {name: entry for name, value in header.items() if (entry := _entry(name, value, 8 + length, faults))}
@@ -73,27 +75,6 @@ def read_header(path: Path) -> dict[str, Entry]:
     if faults:
         raise CheckpointError(f"{path} is damaged:", faults=faults)
     return entries
-
-
-def _parse(text: bytes, path: Path) -> dict[str, Any]:
-    twice: list[str] = []
-
-    def strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) != len(pairs):
-            seen: set[str] = set()
-            twice.extend(key for key, _ in pairs if key in seen or seen.add(key))
-        return values
-
-    try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=strict)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no safetensors file: its header is no JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{path} is no safetensors file: its header holds no table.")
-    if twice:
-        raise CheckpointError(f"{path} is damaged:", faults=[f"{key!r} stands twice in the header" for key in twice])
-    return header
 
 
 def _entry(name: str, value: Any, data_start: int, faults: list[str]) -> Entry | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from kinfold.checkpoint.base import Checkpoint
+from kinfold.checkpoint.strict_json import read_json
 from kinfold.errors import CheckpointError
 
 ACCEPTED = "a folder with safetensors (one file, or shards and an index), a safetensors file, or a GGUF file"
@@ -43,22 +43,6 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
         return SafetensorsCheckpoint(path, [path], config=_read_config(path.parent))
     raise CheckpointError(f"{path} is no checkpoint that can be read.", hint=f"A checkpoint is {ACCEPTED}.")
-
-
-def read_json(path: Path) -> Any:
-    """The JSON in a file; a key that stands twice is an error."""
-
-    def strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) != len(pairs):
-            twice = sorted({key for key, _ in pairs if [other for other, _ in pairs].count(key) > 1})
-            raise CheckpointError(f"{path}: keys that stand twice: {', '.join(twice)}")
-        return values
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=strict)
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def _open_folder(folder: Path) -> Checkpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from kinfold.checkpoint.strict_json import read_json
 from kinfold.errors import CheckpointError
 
 
@@ -14,8 +15,6 @@ def read_index(path: Path) -> tuple[list[Path], Mapping[str, Path]]:
     Raises:
         CheckpointError: Lists shards that are missing or lie outside the folder of the index.
     """
-    from kinfold.checkpoint.open import read_json
-
     index = read_json(path)
     names = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(names, dict) or not names or not all(isinstance(shard, str) for shard in names.values()):

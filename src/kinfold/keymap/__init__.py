@@ -1,6 +1,6 @@
 """Key maps: which foreign tensor becomes which of ours, in both directions, and the proof that nothing is left out."""
 
-from kinfold.keymap.certificate import Certificate
+from kinfold.keymap.certificate import Certificate, certify
 from kinfold.keymap.convert import convert_model_state_dict
 from kinfold.keymap.keymap import BoundKeyMap, KeyMap
 from kinfold.keymap.pattern import Pattern
@@ -15,6 +15,7 @@ __all__ = [
     "Plan",
     "Rule",
     "Step",
+    "certify",
     "concat",
     "convert_model_state_dict",
     "drop",

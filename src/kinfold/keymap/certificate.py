@@ -8,15 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from kinfold.checkpoint.manifest import Manifest, TensorInfo
 from kinfold.errors import CertificateError, KeyMapError
+from kinfold.keymap.keymap import Application, BoundKeyMap
 from kinfold.keymap.pattern import normalise
 from kinfold.keymap.plan import Plan, Step
-
-if TYPE_CHECKING:
-    from kinfold.keymap.keymap import Application, BoundKeyMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +52,16 @@ class Certificate:
 
 
 def certify(key_map: BoundKeyMap, source: Manifest, target: Manifest) -> Certificate:
-    """Match the sources with the rules, the rules with the targets, and note all that is left over."""
+    """Whether a key map explains a checkpoint and a model to each other, in full.
+
+    Args:
+        key_map: The map, bound to the model's config.
+        source: The manifest of the checkpoint.
+        target: The manifest of the model.
+
+    Returns:
+        The certificate; faults are in it, never raised.
+    """
     faults = _name_faults(key_map, source)
     steps: dict[str, Step] = {}
     copies: list[tuple[str, str]] = []

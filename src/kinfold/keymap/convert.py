@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kinfold.checkpoint.manifest import TensorInfo
 from kinfold.errors import KeyMapError
+from kinfold.keymap.certificate import certify
 from kinfold.keymap.keymap import KeyMap
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def convert_model_state_dict(
             name: TensorInfo(tuple(tensor.shape), (dtype := str(tensor.dtype).removeprefix("torch.")), dtype)
             for name, tensor in state_dict.items()
         }
-        certificate = bound.certify(source, bound.target_manifest(source))
+        certificate = certify(bound, source, bound.target_manifest(source))
         certificate.raise_for_faults("The key map does not explain this state dict:")
         return dict(certificate.plan.load(state_dict.__getitem__))
     return _rename_by_regex(state_dict, key_map)

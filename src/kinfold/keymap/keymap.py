@@ -8,7 +8,6 @@ from typing import Literal
 
 from kinfold.checkpoint.manifest import Manifest, TensorInfo
 from kinfold.errors import KeyMapError, nearest
-from kinfold.keymap.certificate import Certificate, certify
 from kinfold.keymap.ops import Op
 from kinfold.keymap.pattern import Holes, Pattern, normalise
 from kinfold.keymap.rules import Resolve, Rule, Size
@@ -103,10 +102,6 @@ class BoundKeyMap:
     def op(self, rule: Rule, count: int) -> Op:
         """The operation of a rule, for `count` tensors over its hole `over`."""
         return rule.make_op(self._resolve, count)
-
-    def certify(self, source: Manifest, target: Manifest) -> Certificate:
-        """Whether this map explains a checkpoint and a model to each other, in full: from manifests alone."""
-        return certify(self, source, target)
 
     def matches(self, name: str, side: Literal["source", "target"]) -> list[tuple[Rule, int, Holes]]:
         """The rules that have a pattern for a name, the place of the pattern, and what stands in its holes."""

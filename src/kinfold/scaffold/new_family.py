@@ -97,6 +97,7 @@ def certify_family(name: str, project: Project, files: Files, checkpoint: Checkp
     Without a checkpoint each map has to explain the layout that it would itself export to.
     """
     with imported_family(name, project, files) as loader:
+        from kinfold.keymap import certify
         from kinfold.loader import model_manifest
 
         config = loader.config_loader.archs.get()
@@ -108,7 +109,7 @@ def certify_family(name: str, project: Project, files: Files, checkpoint: Checkp
         certificates = {}
         for layout, key_map in loader.checkpoint_converter.key_maps.items():
             bound = key_map.bind(config)
-            certificates[layout] = bound.certify(bound.source_manifest(target), target)
+            certificates[layout] = certify(bound, bound.source_manifest(target), target)
             certificates[layout].raise_for_faults(f"The key map {layout!r} of {name} does not hold:")
         return certificates
 

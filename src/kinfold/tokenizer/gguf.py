@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kinfold.errors import TokenizerError
-from kinfold.tokenizer.load import require_tokenizers
 from kinfold.tokenizer.pretokenizers import DIGITS, PRE_TOKENIZERS
-from kinfold.tokenizer.tokenizer import Tokenizer
+from kinfold.tokenizer.tokenizer import Tokenizer, require_tokenizers
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kinfold.checkpoint.strict_json import read_json
 from kinfold.errors import CheckpointError, TokenizerError
-from kinfold.tokenizer.tokenizer import Tokenizer
+from kinfold.tokenizer.tokenizer import Tokenizer, require_tokenizers
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -34,18 +35,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     return _from_json(file)
 
 
-def require_tokenizers() -> Any:
-    """The `tokenizers` package."""
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise TokenizerError("Tokenizers need a package.", hint="pip install 'kinfold[gguf]'") from error
-    return tokenizers
-
-
 def _from_json(file: Path) -> Tokenizer:
-    from kinfold.checkpoint.open import read_json
-
     tokenizers = require_tokenizers()
     try:
         backend = tokenizers.Tokenizer.from_file(str(file))

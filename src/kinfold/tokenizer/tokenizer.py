@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from kinfold.errors import TokenizerError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -68,3 +70,12 @@ class Tokenizer:
         rest = self.decode(recent, skip_special_tokens=skip_special_tokens)
         if rest != given:
             yield rest[len(given) :]
+
+
+def require_tokenizers() -> Any:
+    """The `tokenizers` package, an extra."""
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise TokenizerError("Reading a tokenizer needs a package.", hint="pip install 'kinfold[gguf]'") from error
+    return tokenizers
