@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_one_command_makes_a_family_that_computes_what_transformers_computes(pro
     project.activate()
     model, tokenizer = load_model("smollm2"), load_tokenizer(gguf)
     options = {"gguf_file": gguf.name, "local_files_only": True}
-    peer = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options).eval()
+    peer: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options).eval()
     peer_tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
 
     for prompt in PROMPTS:

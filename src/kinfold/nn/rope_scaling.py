@@ -67,6 +67,9 @@ class DynamicScaling(RopeScaling):
         grown = theta * (self.factor * ratio - (self.factor - 1)) ** (dim / (dim - 2))
         return base_frequencies(dim, grown, device), 1.0
 
+    def faults(self, dim: int) -> list[str]:
+        return [*super().faults(dim), *(["DynamicScaling needs a dim above 2"] if dim == 2 else [])]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Llama3Scaling(RopeScaling):
@@ -96,7 +99,9 @@ class Llama3Scaling(RopeScaling):
     def faults(self, dim: int) -> list[str]:
         faults = super().faults(dim)
         if self.low_freq_factor >= self.high_freq_factor:
-            faults.append(f"low_freq_factor = {self.low_freq_factor} must be below {self.high_freq_factor = }")
+            faults.append(
+                f"low_freq_factor = {self.low_freq_factor} must be below high_freq_factor = {self.high_freq_factor}"
+            )
         return faults
 
 
@@ -167,8 +172,8 @@ class LongRopeScaling(RopeScaling):
     original_max_seq_len: int
     """The length trained on before, in tokens."""
 
-    factor: float = 1.0
-    """By how much the length grows; sets the amplitude (section 3.2 of the paper's code)."""
+    factor: float | None = None
+    """By how much the length grows; sets the amplitude, as in the paper's code. It stays 1 if None."""
 
     attention_factor: float | None = None
     """The amplitude; worked out if None."""
@@ -181,17 +186,17 @@ class LongRopeScaling(RopeScaling):
         return 1.0 / (torch.tensor(divisors, device=device) * theta**exponents), self._amplitude()
 
     def faults(self, dim: int) -> list[str]:
-        lengths = {"short_factors": len(self.short_factors), "long_factors": len(self.long_factors)}
-        wrong = [
-            f"LongRopeScaling.{name} has {count} values: must be dim / 2 = {dim // 2}"
-            for name, count in lengths.items()
-            if count != dim // 2
-        ]
-        return [*super().faults(dim), *wrong]
+        faults = super().faults(dim)
+        for name, factors in (("short_factors", self.short_factors), ("long_factors", self.long_factors)):
+            if len(factors) != dim // 2:
+                faults.append(f"LongRopeScaling.{name} has {len(factors)} values: must be dim / 2 = {dim // 2}")
+            if wrong := [factor for factor in factors if factor <= 0]:
+                faults.append(f"LongRopeScaling.{name} holds {wrong}: must all be above 0")
+        return faults
 
     def _amplitude(self) -> float:
         if self.attention_factor is not None:
             return self.attention_factor
-        if self.factor <= 1:
+        if self.factor is None or self.factor <= 1:
             return 1.0
         return math.sqrt(1 + math.log(self.factor) / math.log(self.original_max_seq_len))

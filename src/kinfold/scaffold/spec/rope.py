@@ -78,6 +78,9 @@ def _note_scaling(key: str, values: dict[str, Any], config: Mapping[str, Any], f
     original = config.get("original_max_position_embeddings") or findings.value("max_seq_len")
     if kind != "linear":
         scaling.setdefault("original_max_seq_len", original)
+    # Phi-3 and DeepSeek leave the factor out: it is how much longer the sequences have become.
+    if kind in ("yarn", "longrope") and "factor" not in scaling and findings.value("max_seq_len") and original:
+        scaling["factor"] = findings.value("max_seq_len") / scaling["original_max_seq_len"]
     findings.faults += [f"{key}.{name} = {value!r}: not understood" for name, value in values.items()]
     try:
         findings.note("rope_scaling", msgspec.convert(scaling, RopeScaling), f"{key}, {kind}")

@@ -60,7 +60,7 @@ class LongRopeScaling(_Scaling, frozen=True, kw_only=True, tag="longrope"):
     short_factors: tuple[float, ...]
     long_factors: tuple[float, ...]
     original_max_seq_len: int
-    factor: float | None = None
+    factor: float = 1.0
     attention_factor: float | None = None
 
 
