@@ -24,7 +24,7 @@ from kinfold.scaffold.spec.config_keys import (
 )
 from kinfold.scaffold.spec.facts import ASSUMED, Fact, Findings
 from kinfold.scaffold.spec.rope import CONFIG_KEYS as ROPE_KEYS
-from kinfold.scaffold.spec.rope import note_rope
+from kinfold.scaffold.spec.rope import SCALING_PREFIX, note_rope
 from kinfold.scaffold.spec.schema import Arch, Attention, FeedForward, KeyMapSpec, Sizes, Spec, check_spec
 from kinfold.scaffold.spec.tensors import TensorIndex, index_tensors
 
@@ -211,7 +211,7 @@ def _left_over(config: Mapping[str, Any]) -> list[str]:
     faults = []
     layer_types = set(config.get("layer_types") or ())
     for key, value in config.items():
-        if value is None or key in read or key.startswith((*NOT_ARCHITECTURE_PREFIXES, "rope.")):
+        if value is None or key in read or key.startswith((*NOT_ARCHITECTURE_PREFIXES, SCALING_PREFIX)):
             continue
         if key in NEUTRAL and value in NEUTRAL[key]:
             continue
