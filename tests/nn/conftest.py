@@ -54,7 +54,7 @@ def peer(config: LlamaConfig, model: LlamaModel) -> LlamaForCausalLM:
             vocab_size=config.vocab_size,
             rms_norm_eps=config.norm_eps,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            attn_implementation="eager",
+            attn_implementation="eager",  # pyright: ignore
         )
     ).double()
     peer.load_state_dict(convert_llama_checkpoint.export(model.state_dict(), config, layout="hf"))

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import Linear
 from transformers import MistralForCausalLM
 
-from kinfold.errors import ConfigError
+from kinfold.errors import ConfigError, GenerationError
 from kinfold.nn import Attention, DecodeState, DynamicScaling, Llama3Scaling, LongRopeScaling, RMSNorm, RopeScaling
+from kinfold_zoo.llama import LlamaModel
 
 DYNAMIC = DynamicScaling(factor=2.0, original_max_seq_len=6)
 LONGROPE = LongRopeScaling(
@@ -154,7 +155,7 @@ def test_a_window_is_that_of_mistral(token_ids: Tensor, window: int) -> None:
     assert_same(model(token_ids), theirs(token_ids).logits)
 
 
-def with_window(window: int | None, **values: Any) -> torch.nn.Module:
+def with_window(window: int | None, **values: Any) -> LlamaModel:
     """A tiny llama that sees so many tokens."""
     model = tiny_llama(**values)
     for layer in model.decoder.layers:
@@ -232,7 +233,8 @@ def test_padding_may_begin_after_the_first_pass(token_ids: Tensor) -> None:
 def test_keys_are_turned_anew_when_a_longer_sequence_asks_for_it(
     token_ids: Tensor, scaling: RopeScaling, lengths: list[int]
 ) -> None:
-    model = tiny_llama(rope_scaling=scaling)
+    # One layer: what deeper ones kept was computed from values that the shorter sequence gave.
+    model = tiny_llama(rope_scaling=scaling, num_layers=1)
     state = DecodeState(capacity=12)
     ends = [0, *torch.tensor(lengths).cumsum(0).tolist()]
     for start, end in pairwise(ends):  # across original_max_seq_len, which is 6
@@ -242,7 +244,7 @@ def test_keys_are_turned_anew_when_a_longer_sequence_asks_for_it(
 
 @pytest.mark.parametrize("scaling", [DYNAMIC, LONGROPE], ids=lambda value: type(value).__name__)
 def test_they_are_turned_anew_row_by_row_where_there_is_padding(token_ids: Tensor, scaling: RopeScaling) -> None:
-    model = tiny_llama(rope_scaling=scaling)
+    model = tiny_llama(rope_scaling=scaling, num_layers=1)
     mask = torch.ones_like(token_ids, dtype=torch.bool)
     mask[1, :5] = False
     state = DecodeState(capacity=12)
@@ -262,6 +264,7 @@ def test_a_copy_decodes_by_itself(token_ids: Tensor) -> None:
     assert_same(in_chunks(twin, token_ids, [6, 6]), tiny_llama()(token_ids), 1e-9)
 
 
+@torch.no_grad()
 def test_a_model_and_its_state_are_copied_together(token_ids: Tensor) -> None:
     model = tiny_llama()
     state = DecodeState(capacity=12)
@@ -270,6 +273,14 @@ def test_a_model_and_its_state_are_copied_together(token_ids: Tensor) -> None:
     expected = model(token_ids)[:, 6:]
     assert_same(twin(token_ids[:, 6:], None, twin_state), expected, 1e-9)
     assert_same(model(token_ids[:, 6:], None, state), expected, 1e-9)  # the two keep apart
+
+
+def test_a_state_does_not_go_on_with_another_model(token_ids: Tensor) -> None:
+    model = tiny_llama()
+    state = DecodeState(capacity=12)
+    model(token_ids[:, :6], None, state)
+    with pytest.raises(GenerationError, match="Nothing of the 6 tokens before is kept"):
+        copy.deepcopy(model)(token_ids[:, 6:], None, state)
 
 
 # --- dtypes and modes ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,14 @@ def test_dtype_and_device(dtype: torch.dtype | None) -> None:
 
 @pytest.fixture
 def tied() -> nn.Module:
-    sizes = {"model_dim": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8, "ffn_inner_dim": 8}
+    sizes: dict[str, Any] = {
+        "model_dim": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "num_kv_heads": 1,
+        "head_dim": 8,
+        "ffn_inner_dim": 8,
+    }
     return create_llama_model(LlamaConfig(**sizes, vocab_size=12, tied_embeddings=True))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 
 import msgspec
 import pytest
@@ -65,6 +65,30 @@ CASES: dict[str, tuple[RopeScaling, str, dict]] = {
             "truncate": False,
         },
     ),
+    "yarn, one weight of the amplitude is none": (
+        YarnScaling(factor=4.0, original_max_seq_len=64, mscale=0.7),
+        "yarn",
+        {"factor": 4.0, "original_max_position_embeddings": 64, "mscale": 0.7},
+    ),
+    "yarn, amplitude given": (
+        YarnScaling(factor=4.0, original_max_seq_len=64, attention_factor=1.5),
+        "yarn",
+        {"factor": 4.0, "original_max_position_embeddings": 64, "attention_factor": 1.5},
+    ),
+    "yarn, shrinking": (
+        YarnScaling(factor=0.5, original_max_seq_len=64),
+        "yarn",
+        {"factor": 0.5, "original_max_position_embeddings": 64},
+    ),
+    "yarn, a ramp without length": (
+        YarnScaling(factor=4.0, original_max_seq_len=64, beta_slow=11),
+        "yarn",
+        {
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+            "beta_slow": 11,
+        },
+    ),
     "longrope": (
         LongRopeScaling(short_factors=SHORT, long_factors=LONG, original_max_seq_len=64, factor=4.0),
         "longrope",
@@ -107,6 +131,23 @@ def test_all_wrong_values_are_refused_at_once() -> None:
     assert len(error.value.faults) == 5
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_only_a_scaling_that_says_so_changes_with_the_length(case: str) -> None:
+    scaling, _, _ = CASES[case]
+    short, long = (scaling.frequencies(DIM, THETA, length, torch.device("cpu"))[0] for length in (64, 65))
+    assert torch.equal(short, long) is not scaling.changes_with_length
+
+
+def test_the_faults_of_a_scaling_name_it() -> None:
+    scaling = LongRopeScaling(short_factors=(0.0, *SHORT[1:]), long_factors=(), original_max_seq_len=-1, factor=0)
+    assert scaling.faults(DIM) == [
+        "LongRopeScaling.original_max_seq_len = -1: must be above 0",
+        "LongRopeScaling.factor = 0: must be above 0",
+        "LongRopeScaling.short_factors holds [0.0]: must all be above 0",
+        "LongRopeScaling.long_factors has 0 values: must be dim / 2 = 16",
+    ]
+
+
 def test_longrope_needs_a_factor_for_each_frequency() -> None:
     with pytest.raises(ConfigError, match="short_factors has 3 values: must be dim / 2 = 16"):
         Rotary(DIM, scaling=LongRopeScaling(short_factors=(1, 1, 1), long_factors=LONG, original_max_seq_len=64))
@@ -116,12 +157,12 @@ def test_longrope_needs_a_factor_for_each_frequency() -> None:
 def test_specs_spell_the_fields_alike(name: str) -> None:
     runtime = {field.name: field.default for field in fields(getattr(kinfold_nn, name))}
     spec = {field.name: field.default for field in msgspec.structs.fields(getattr(schema, name))}
-    assert runtime.keys() == spec.keys()
-    assert [v for v in runtime.values() if isinstance(v, float | int)] == [
-        v for v in spec.values() if isinstance(v, float | int)
+    required = {MISSING: "required", msgspec.NODEFAULT: "required"}
+    assert [(name, required.get(value, value)) for name, value in runtime.items()] == [
+        (name, required.get(value, value)) for name, value in spec.items()
     ]
 
 
 def test_a_dynamic_base_needs_more_than_one_pair() -> None:
     with pytest.raises(ConfigError, match="DynamicScaling needs a dim above 2"):
-        Rotary(2, scaling=DynamicScaling(factor=2.0, original_max_seq_len=LENGTH))
+        Rotary(2, scaling=DynamicScaling(factor=2.0, original_max_seq_len=64))

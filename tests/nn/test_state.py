@@ -55,3 +55,36 @@ def test_all_faults_come_at_once() -> None:
         "the padding mask is torch.float32 (1, 3), and must be torch.bool (1, 4)",
     )
     assert state.length == 4
+
+
+def test_a_state_takes_no_mask_of_another_shape_or_dtype() -> None:
+    for mask in (torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 4), torch.ones(2, 4, dtype=torch.int64)):
+        with pytest.raises(GenerationError, match=r"must be torch.bool \(2, 4\)"):
+            DecodeState().extend(TOKENS, mask)
+
+
+def test_what_is_computed_once_is_computed_anew_in_the_next_pass() -> None:
+    state = DecodeState(capacity=8)
+    state.extend(TOKENS)
+    assert state.once("key", lambda: 1) == state.once("key", lambda: 2) == 1
+    state.extend(TOKENS)
+    assert state.once("key", lambda: 2) == 2
+
+
+def test_token_counts_leave_padding_out() -> None:
+    state = DecodeState(capacity=8)
+    state.extend(TOKENS)
+    assert state.token_counts() is None
+    state.extend(TOKENS, torch.tensor([[False, False, True, True], [True, True, True, True]]))
+    assert state.token_counts() == [6, 8]
+
+
+def test_what_stands_in_for_a_token_sees_itself() -> None:
+    """Some kernels give NaN for a query that sees nothing."""
+    state = DecodeState()
+    state.extend(TOKENS, torch.tensor([[False, False, True, True], [False] * 4]))
+    mask, is_causal = state.attention_mask()
+    assert mask is not None
+    assert not is_causal
+    assert mask[0, 0].int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    assert torch.equal(mask[1, 0], torch.eye(4, dtype=torch.bool))

@@ -66,12 +66,19 @@ class Rotary(nn.Module):
     def _tables(self, state: DecodeState, of_all: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines, (S, dim), or (B, 1, S, dim) where there is padding."""
         positions = state.positions(of_all=of_all)
-        if self.scaling is None:
-            frequencies, amplitude = base_frequencies(self.dim, self.theta, positions.device), 1.0
-        else:
-            frequencies, amplitude = self.scaling.frequencies(self.dim, self.theta, state.length, positions.device)
+        frequencies, amplitude = self._frequencies(state, positions.device)
         angles = positions[..., None].float() * frequencies
         angles = torch.cat([angles, angles], dim=-1)
         if angles.dim() == 3:
             angles = angles[:, None]
         return (angles.cos() * amplitude).to(dtype), (angles.sin() * amplitude).to(dtype)
+
+    def _frequencies(self, state: DecodeState, device: torch.device) -> tuple[Tensor, float]:
+        """The frequencies, (dim / 2,), or (B, 1, dim / 2) where they differ with the tokens of a row; the amplitude."""
+        if self.scaling is None:
+            return base_frequencies(self.dim, self.theta, device), 1.0
+        lengths = state.token_counts() if self.changes_with_length else None
+        if lengths is None:
+            return self.scaling.frequencies(self.dim, self.theta, state.length, device)
+        rows = [self.scaling.frequencies(self.dim, self.theta, length, device) for length in lengths]
+        return torch.stack([frequencies for frequencies, _ in rows])[:, None], rows[0][1]

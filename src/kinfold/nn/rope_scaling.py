@@ -172,8 +172,8 @@ class LongRopeScaling(RopeScaling):
     original_max_seq_len: int
     """The length trained on before, in tokens."""
 
-    factor: float | None = None
-    """By how much the length grows; sets the amplitude, as in the paper's code. It stays 1 if None."""
+    factor: float = 1.0
+    """By how much the length grows; sets the amplitude (section 3.2 of the paper's code)."""
 
     attention_factor: float | None = None
     """The amplitude; worked out if None."""
@@ -197,6 +197,6 @@ class LongRopeScaling(RopeScaling):
     def _amplitude(self) -> float:
         if self.attention_factor is not None:
             return self.attention_factor
-        if self.factor is None or self.factor <= 1:
+        if self.factor <= 1:
             return 1.0
         return math.sqrt(1 + math.log(self.factor) / math.log(self.original_max_seq_len))

@@ -79,6 +79,12 @@ class DecodeState:
         """
         return self.once(("positions", of_all), lambda: self._positions(0 if of_all else self.start))
 
+    def token_counts(self) -> list[int] | None:
+        """How many tokens each sequence has, padding not counted; None where there is no padding."""
+        if self._padding is None:
+            return None
+        return self._padding.sum(dim=1).tolist()
+
     def attention_mask(self, window: int | None = None) -> tuple[Tensor | None, bool]:
         """The mask of causal attention, as `scaled_dot_product_attention` takes it.
 
@@ -107,11 +113,19 @@ class DecodeState:
 
         Returns:
             (B, H, T, ...), of all tokens so far.
+
+        Raises:
+            GenerationError: The attention did not take part in the passes before.
         """
         if self.capacity is None:
             return tensor
         kept = self._cache.get((owner, name))
         if kept is None:
+            if self.start:
+                raise GenerationError(
+                    f"Nothing of the {self.start} tokens before is kept for this attention.",
+                    hint="A state belongs to the model that it began with; copy both in one `deepcopy`.",
+                )
             kept = tensor.new_empty(*tensor.shape[:2], self.capacity, *tensor.shape[3:])
             self._cache[owner, name] = kept
         kept[:, :, self.start : self.length] = tensor

@@ -54,22 +54,22 @@ class Tokenizer:
             context: Those before them, whose text is not given again; it decides about a leading space.
             skip_special_tokens: Leave special tokens out.
 
-        A piece is the difference of two decodings, since a token's text may depend on the one before it. Of the
-        tokens only those since the last whole piece are decoded anew, so the cost does not grow with the text.
+        A piece is the difference of two decodings, with and without the new tokens, since what a token stands for
+        may depend on those before it. Only the tokens of the piece before are decoded again, so the cost does not
+        grow with the text.
         """
-        recent = list(context)[-8:]
-        given = self.decode(recent, skip_special_tokens=skip_special_tokens)
+        before, new = list(context), []
+        given = self.decode(before, skip_special_tokens=skip_special_tokens)
         for token_id in token_ids:
-            recent.append(token_id)
-            text = self.decode(recent, skip_special_tokens=skip_special_tokens)
-            if text.endswith(_UNFINISHED) or text == given:
-                continue
-            yield text[len(given) :]
-            recent = recent[-8:]
-            given = self.decode(recent, skip_special_tokens=skip_special_tokens)
-        rest = self.decode(recent, skip_special_tokens=skip_special_tokens)
-        if rest != given:
-            yield rest[len(given) :]
+            new.append(token_id)
+            text = self.decode(before + new, skip_special_tokens=skip_special_tokens)
+            if text != given and not text.endswith(_UNFINISHED):
+                yield text[len(given) :]
+                before, new = new, []
+                given = self.decode(before, skip_special_tokens=skip_special_tokens)
+        rest = self.decode(before + new, skip_special_tokens=skip_special_tokens)[len(given) :]
+        if rest:
+            yield rest
 
 
 def require_tokenizers() -> Any:
