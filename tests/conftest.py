@@ -35,13 +35,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(registry.families, "_added", {})
+    for registrations in (registry.model_factories.registrations, load_model.registrations):
+        monkeypatch.setattr(registrations, "_values", dict(registrations._values))
     registry.families.__dict__.pop("modules", None)
     found = find_project()
     assert found is not None
     yield found
     registry.families.__dict__.pop("modules", None)
-    for family in found.families():
-        load_model.registrations.discard(family)
-        registry.model_factories.registrations.discard(family)
-    for name in [name for name in sys.modules if name.partition(".")[0] == found.package]:
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]

@@ -59,11 +59,10 @@ def new_family(
         ConfigError: The spec's numbers do not fit.
         CertificateError: The key map does not explain the checkpoint, or the model, in full.
     """
-    folder = project.root / project.package_path / name
-    taken = {*families.modules, *([name] if folder.exists() else [])}
-    check_name(name, what="family", taken=taken)
+    check_name(name, what="family", taken=families.modules)
     check_spec(spec, place=f"The spec of {name}")
     files = render_family(name, project, spec, checkpoint=checkpoint)
+    _refuse_to_overwrite(name, project, files)
     certificates = certify_family(name, project, files, checkpoint)
 
     transaction = Transaction(project.root)
@@ -129,6 +128,19 @@ def spec_of_family(family: str, project: Project) -> Spec:
         if path.is_file():
             return parse_spec(path.read_text(encoding="utf-8"), place=str(path))
     raise ProjectError(f"No spec is kept for the family {family!r}; looked under {STATE_FOLDER}/ of its package.")
+
+
+def _refuse_to_overwrite(name: str, project: Project, files: Files) -> None:
+    existing = [str(path) for path in files if (project.root / path).exists()]
+    folder = project.package_path / name
+    if (project.root / folder).exists() and not existing:
+        existing = [str(folder)]
+    if existing:
+        raise ProjectError(
+            f"The family {name!r} would overwrite what is there:",
+            faults=existing,
+            hint="Move it out of the way, or choose another name.",
+        )
 
 
 def _checkpoint_uri(checkpoint: Path, project: Project) -> str:

@@ -33,6 +33,8 @@ def family_context(family: str, package: str, spec: Spec) -> dict[str, Any]:
     }
     rules = {layout: key_map_rules(spec, layout) for layout in spec.key_maps}
     title = class_prefix(family)
+    scalings = scaling_classes(spec)
+    archs = [_arch(*arch, spec=spec, title=title) for arch in arch_changes(spec)]
     return {
         "family": family,
         "package": package,
@@ -40,11 +42,11 @@ def family_context(family: str, package: str, spec: Spec) -> dict[str, Any]:
         "summary": _summary(title, spec),
         "functions": sorted([f"create_{family}_model", f"load_{family}_model", f"{family}_arch", f"{family}_archs"]),
         "parts": {name: _indented(text) for name, text in composed.items()},
-        "nn_imports": sorted({*_PART.findall("\n".join(composed.values())), *scaling_classes(spec), *_FRAME_PARTS}),
+        "nn_imports": sorted({*_PART.findall("\n".join(composed.values())), *scalings, *_FRAME_PARTS}),
         "fields": "\n".join(_field(field) for field in config_fields(spec)),
         "checks": "\n".join(_checks(spec)),
-        "archs": [_arch(*arch, spec=spec, title=title) for arch in arch_changes(spec)],
-        "arch_imports": scaling_classes(spec) if len(spec.archs) > 1 else [],
+        "archs": archs,
+        "arch_imports": sorted({name for arch in archs for name in _PART.findall(arch["body"]) if name in scalings}),
         "key_maps": {layout: ",\n    ".join(lines) for layout, lines in rules.items()},
         "key_map_docs": _KEY_MAP_DOCS,
         "key_map_imports": sorted({"KeyMap", *(_RULE.match(line)[0] for ls in rules.values() for line in ls)}),  # pyright: ignore

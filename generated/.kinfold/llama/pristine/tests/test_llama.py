@@ -1,4 +1,4 @@
-"""Llama: its archs, a training step, cached decoding and its key maps, on a small config."""
+"""Llama: archs, a training step, cached decoding and key maps, made small."""
 
 from __future__ import annotations
 

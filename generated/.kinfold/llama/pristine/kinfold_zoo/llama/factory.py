@@ -24,7 +24,7 @@ from kinfold_zoo.llama.model import LlamaDecoder, LlamaDecoderLayer, LlamaModel
 
 @dataclass(kw_only=True)
 class LlamaConfig:
-    """Sizes and constants of a Llama model; the defaults are those of `7b`."""
+    """Sizes of Llama; the defaults are those of `7b`."""
 
     model_dim: int = 4096
     """Width of the residual stream."""
@@ -98,7 +98,7 @@ def create_llama_model(
         ConfigError: Values of the config do not fit together.
     """
     config.validate()
-    with without_storage():  # parts first; they get their storage all at once below
+    with without_storage():  # parts first; they get their weights below
         embed = nn.Embedding(config.vocab_size, config.model_dim)
         position = Rotary(config.head_dim, theta=config.rope_theta, scaling=config.rope_scaling)
         model = LlamaModel(

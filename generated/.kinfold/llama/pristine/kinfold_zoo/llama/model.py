@@ -1,6 +1,7 @@
 """Llama: how a layer is put together, and how data flows through the model.
 
-In the comments, B is the batch, S the sequence, D the model's width and V the vocabulary.
+In the comments, B is the batch, S the sequence, D the model's width and V the
+vocabulary.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class LlamaModel(nn.Module):
 
         Args:
             token_ids: int64, (B, S).
-            padding_mask: bool, (B, S), True where there is a token; None if there is one everywhere.
+            padding_mask: bool, (B, S), True where there is a token; None if there
+                is one everywhere.
             state: What is kept from one pass to the next in cached decoding.
 
         Returns:
