@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
@@ -97,5 +98,5 @@ def _locate(uri: str | None, card: Path) -> Path | None:
     if separator and scheme.isalpha() and len(scheme) > 1:
         if scheme != "file":
             raise CardError(f"{card}: {uri!r} has the scheme {scheme!r}; supported: a path, or `file:` and a path.")
-        uri = "/" + rest.lstrip("/") if rest.startswith("/") else rest
+        uri = unquote("/" + rest.lstrip("/") if rest.startswith("/") else rest)
     return (card.parent / Path(uri).expanduser()).resolve()

@@ -160,6 +160,18 @@ def test_all_faults_come_at_once(project: Project, tmp_path: Path) -> None:
     assert "attention_bias = True" in text
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_checkpoints_at_odd_places_are_found_again(project: Project, tmp_path: Path, inside: bool) -> None:
+    from tiny import write_checkpoint
+
+    place = (project.root if inside else tmp_path) / "a folder: 100% #1"
+    run("new-family", "x", "--from", write_checkpoint(place, "llama"))
+    card = (project.root / "mylab" / "cards" / "x.yaml").read_text()
+    assert ("file:///" in card) is not inside
+    project.activate()
+    assert load_model("x")
+
+
 def test_a_family_made_twice_is_the_same(tiny_checkpoint: Callable[..., Path], project: Project) -> None:
     checkpoint = tiny_checkpoint("qwen2")
     first = json.loads(run("new-family", "x", "--from", checkpoint, "--dry-run", "--json").output)

@@ -63,9 +63,9 @@ SCALINGS = {
 }
 
 
-def run(*arguments: str, **options: str) -> Result:
+def run(*arguments: str, answers: str = "") -> Result:
     """Run `scaffold`; an exception of Kinfold's goes through."""
-    result = CliRunner().invoke(scaffold, list(arguments), **options)
+    result = CliRunner().invoke(scaffold, list(arguments), input=answers)
     if isinstance(result.exception, KinfoldError):
         raise result.exception
     return result
@@ -187,7 +187,7 @@ def test_like_another_family(project: Project) -> None:
 
 def test_interactive_asks_for_sizes(project: Project) -> None:
     answers = ["64", "2", "4", "2", "16", "96", "100", "128", "1e-6", "10000", "y"]
-    assert run("new-family", "x", "--interactive", input="\n".join(answers)).exit_code == 0
+    assert run("new-family", "x", "--interactive", answers="\n".join(answers)).exit_code == 0
     factory = Path("mylab/x/factory.py").read_text()
     assert "model_dim: int = 64" in factory
     assert "norm_eps: float = 1e-06" in factory

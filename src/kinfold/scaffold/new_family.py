@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from kinfold.errors import ProjectError, nearest
 from kinfold.registry import families
@@ -147,5 +148,5 @@ def _checkpoint_uri(checkpoint: Path, project: Project) -> str:
     """How the card says where the checkpoint lies: relative inside the project, absolute outside."""
     path = checkpoint.resolve()
     if path.is_relative_to(project.root):
-        return f"file:{os.path.relpath(path, project.root / project.package_path / 'cards')}"
+        return f"file:{quote(os.path.relpath(path, project.root / project.package_path / 'cards'))}"
     return path.as_uri()
