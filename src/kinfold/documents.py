@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import msgspec
 import yaml
@@ -50,15 +51,16 @@ def decode_document(text: str, type_: type[T], error: type[KinfoldError], *, pla
 
 def _unknown_keys(tree: Any, type_: Any, at: str) -> list[str]:
     """All keys that the structure does not have, at every depth."""
-    struct = next((t for t in (type_, *get_args(type_)) if isinstance(t, type) and issubclass(t, msgspec.Struct)), None)
     if not isinstance(tree, Mapping):
         return []
-    if struct is None or getattr(type_, "__origin__", None) is dict:
-        item = get_args(type_)[1] if len(get_args(type_)) == 2 else Any
-        return [fault for key, value in tree.items() for fault in _unknown_keys(value, item, f"{at}{key}.")]
-    if struct.__struct_config__.tag_field:
+    for option in _options(type_):
+        if get_origin(option) is dict:
+            item = get_args(option)[1]
+            return [fault for key, value in tree.items() for fault in _unknown_keys(value, item, f"{at}{key}.")]
+    structs = [option for option in _options(type_) if isinstance(option, type) and issubclass(option, msgspec.Struct)]
+    if len(structs) != 1:
         return []  # one of several structures: which one is msgspec's to say
-    fields = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(structs[0])}
     faults = []
     for key, value in tree.items():
         if key in fields:
@@ -68,6 +70,15 @@ def _unknown_keys(tree: Any, type_: Any, at: str) -> list[str]:
             right = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(fields)}"
             faults.append(f"`{at}{key}` is not known; {right}")
     return faults
+
+
+def _options(type_: Any) -> list[Any]:
+    """The types that an annotation allows, without unions and metadata."""
+    if get_origin(type_) is Annotated:
+        return _options(get_args(type_)[0])
+    if get_origin(type_) in (Union, UnionType):
+        return [option for member in get_args(type_) for option in _options(member)]
+    return [type_]
 
 
 class _Loader(yaml.SafeLoader):

@@ -32,10 +32,10 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Add a model family to the project that the current folder is in.
+    """Add a model family to the project.
 
-    Writes NAME/ with archs.py, factory.py, model.py and loader.py, a test and a card, and wires it into the
-    registry: all of it or, on any error, nothing.
+    The project is the one that the current folder is in. Writes NAME/ with archs.py, factory.py, model.py and
+    loader.py, a test and a card, and wires it into the registry: all of it or, on any error, nothing.
     """
     from kinfold.scaffold.new_family import new_family, spec_of_family
     from kinfold.scaffold.project import require_project
