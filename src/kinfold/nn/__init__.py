@@ -3,6 +3,8 @@
 A model is put together `without_storage` and then gets it by `materialize`; no block holds a buffer.
 """
 
+from torch.nn import LayerNorm
+
 from kinfold.nn.attention import Attention
 from kinfold.nn.embedding import DecoderFrontend, TiedProjection
 from kinfold.nn.ffn import FeedForward, GatedFeedForward
@@ -26,6 +28,7 @@ __all__ = [
     "DynamicScaling",
     "FeedForward",
     "GatedFeedForward",
+    "LayerNorm",
     "LinearScaling",
     "Llama3Scaling",
     "LongRopeScaling",
