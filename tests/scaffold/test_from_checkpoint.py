@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 
 from kinfold import generate, load_model
-from kinfold.errors import KinfoldError, UnsupportedError
+from kinfold.errors import UnsupportedError
 from kinfold.scaffold.cli.main import scaffold
 from kinfold.scaffold.project import Project
 
@@ -63,9 +63,9 @@ VARIANTS = {
 
 
 def run(*arguments: str | Path) -> Result:
-    """Run `scaffold` in the current folder; an exception of Kinfold's goes through."""
+    """Run `scaffold` in the current folder; an exception goes through."""
     result = CliRunner().invoke(scaffold, [str(argument) for argument in arguments])
-    if isinstance(result.exception, KinfoldError):
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
 
@@ -158,6 +158,32 @@ def test_all_faults_come_at_once(project: Project, tmp_path: Path) -> None:
         assert part in text
     assert "num_layers: 3 according to layers 0 to 2" in text
     assert "attention_bias = True" in text
+
+
+def test_values_of_the_wrong_kind_are_faults(project: Project, tmp_path: Path) -> None:
+    from tiny import write_checkpoint
+
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "llama")
+    config = json.loads((checkpoint / "config.json").read_text())
+    wrong = {
+        "hidden_size": "64",
+        "num_attention_heads": [4],
+        "head_dim": None,
+        "num_key_value_heads": 0,
+        "rms_norm_eps": -1,
+        "tie_word_embeddings": "no",
+        "hidden_act": ["silu"],
+        "layer_types": 3,
+        "rope_parameters": [],
+        "sliding_window": True,
+        "attention_bias": 1,
+    }
+    (checkpoint / "config.json").write_text(json.dumps({**config, **wrong}))
+    with pytest.raises(UnsupportedError) as error:
+        run("new-family", "x", "--from", checkpoint)
+    for key, value in wrong.items():
+        if value not in (None, True, []):
+            assert f"{key} = {value!r}" in str(error.value), key
 
 
 @pytest.mark.parametrize("inside", [True, False])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from kinfold.errors import ConfigError, KinfoldError, ProjectError
+from kinfold.errors import ConfigError, ProjectError
 from kinfold.scaffold.cli.main import scaffold
 from kinfold.scaffold.new_family import new_family, render_family
 from kinfold.scaffold.project import Project, find_project
@@ -64,9 +64,9 @@ SCALINGS = {
 
 
 def run(*arguments: str, answers: str = "") -> Result:
-    """Run `scaffold`; an exception of Kinfold's goes through."""
+    """Run `scaffold`; an exception goes through."""
     result = CliRunner().invoke(scaffold, list(arguments), input=answers)
-    if isinstance(result.exception, KinfoldError):
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
 

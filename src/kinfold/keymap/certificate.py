@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import count, islice
 
 from kinfold.checkpoint.manifest import Manifest, TensorInfo
 from kinfold.errors import CertificateError, KeyMapError
@@ -63,6 +64,7 @@ def certify(key_map: BoundKeyMap, source: Manifest, target: Manifest) -> Certifi
         The certificate; faults are in it, never raised.
     """
     faults = _name_faults(key_map, source)
+    found: list[str] = []
     steps: dict[str, Step] = {}
     copies: list[tuple[str, str]] = []
     dropped: list[tuple[str, str]] = []
@@ -73,10 +75,10 @@ def certify(key_map: BoundKeyMap, source: Manifest, target: Manifest) -> Certifi
         names = application.sources(application.count)
         lacking = [name for name in names if name not in source]
         if lacking:
-            faults.append(f"{rule}: {_listed(lacking)} is missing beside {next(iter(application.names.values()))}")
+            found.append(f"{rule}: {_listed(lacking)} is missing beside {next(iter(application.names.values()))}")
         elif rule.repeats is not None:
             original = rule.repeats.format(application.holes)
-            faults += _copy_faults(names[0], original, source)
+            found += _copy_faults(names[0], original, source)
             copies.append((names[0], original))
         elif not rule.targets:
             dropped.append((names[0], rule.reason))
@@ -84,11 +86,18 @@ def certify(key_map: BoundKeyMap, source: Manifest, target: Manifest) -> Certifi
             targets = application.targets()
             filled.update(targets)
             if all(name in target for name in targets):
-                faults += checks.faults(application, [source[n] for n in names], [target[n] for n in targets])
+                found += checks.faults(application, [source[n] for n in names], [target[n] for n in targets])
                 steps[targets[0]] = Step(key_map.op(rule, application.count), tuple(names), tuple(targets))
             else:
                 wrong = [name for name in targets if name not in target]
-                faults.append(f"{rule}: the model has no {_listed(wrong)}")
+                found.append(f"{rule}: the model has no {_listed(wrong)}")
+    read = {name for step in steps.values() for name in step.sources}
+    found += [
+        f"{name} should repeat {original}, which no rule loads"
+        for name, original in copies
+        if original in source and original not in read
+    ]
+    faults += _alike(found)
     faults += _grouped((name for name in target if name not in filled), "is filled by no tensor", target)
     faults += _grouped((name for name, times in filled.items() if times > 1), "is filled more than once", target)
     order = {name: number for number, name in enumerate(target)}
@@ -110,18 +119,19 @@ def _name_faults(key_map: BoundKeyMap, source: Manifest) -> list[str]:
             for hole, number in holes.items() if rule.targets else ():
                 numbers.setdefault(hole, set()).add(number)
     gaps = [
-        f"{hole} {_listed(sorted(set(range(max(found))) - found))} is missing between 0 and {max(found)}"
+        f"{hole} {_missing(found)} is missing between 0 and {max(found)}"
         for hole, found in numbers.items()
         if len(found) <= max(found)
     ]
-    return [*_grouped(unmatched, "is taken by no rule", source), *_few(ambiguous), *gaps]
+    return [*_grouped(unmatched, "is taken by no rule", source), *_alike(ambiguous), *gaps]
 
 
 def _copy_faults(name: str, original: str, source: Manifest) -> list[str]:
     if original not in source:
         return [f"{name} should repeat {original}, which is not there"]
-    if source[original].shape != source[name].shape:
-        return [f"{name} {source[name].shape} cannot repeat {original} {source[original].shape}"]
+    if (source[original].shape, source[original].dtype) != (source[name].shape, source[name].dtype):
+        sides = [f"{n} {source[n].shape} {source[n].dtype}" for n in (name, original)]
+        return [f"{sides[0]} cannot repeat {sides[1]}"]
     return []
 
 
@@ -179,8 +189,21 @@ def _grouped(names: Iterable[str], what: str, manifest: Manifest) -> list[str]:
     return found
 
 
-def _few(faults: list[str], most: int = 20) -> list[str]:
-    return faults if len(faults) <= most else [*faults[:most], f"and {len(faults) - most} more of this kind"]
+def _alike(faults: Iterable[str]) -> list[str]:
+    """One for all faults that differ only in their numbers."""
+    groups: dict[str, list[str]] = {}
+    for fault in dict.fromkeys(faults):
+        groups.setdefault(normalise(fault)[0], []).append(fault)
+    return [
+        first if not rest else f"{first} (and {len(rest)} more like it)" for first, *rest in groups.values()
+    ]
+
+
+def _missing(found: set[int], most: int = 8) -> str:
+    """The numbers from 0 on that are not there."""
+    missing = max(found) + 1 - len(found)
+    first = islice((number for number in count() if number not in found), min(missing, most))
+    return ", ".join(map(str, first)) + (f" and {missing - most} more" if missing > most else "")
 
 
 def _listed(items: Iterable[object], most: int = 8) -> str:

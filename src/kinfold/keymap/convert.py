@@ -52,7 +52,12 @@ def _rename_by_regex(state_dict: Mapping[str, Tensor], table: Mapping[str, str])
             faults.append(f"{pattern!r} is no regular expression: {error}")
     names: dict[str, str] = {}
     for name in state_dict if not faults else ():
-        new = next((regex.sub(replacement, name) for regex, replacement in patterns if regex.search(name)), name)
+        regex, replacement = next(((r, new) for r, new in patterns if r.search(name)), (None, ""))
+        try:
+            new = regex.sub(replacement, name) if regex else name
+        except (re.error, IndexError) as error:
+            faults.append(f"{replacement!r} cannot replace {regex.pattern!r}: {error}")
+            continue
         if new in names:
             faults.append(f"{names[new]} and {name} both become {new}")
         names.setdefault(new, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,16 +37,20 @@ class KeyMap:
         """The key map for one config, which gives the sizes that rules name.
 
         Raises:
-            KeyMapError: Lists every size that the config does not have.
+            KeyMapError: Lists every size that the config does not have, or that is no positive number.
         """
         faults: list[str] = []
 
         def resolve(size: Size) -> int:
             number = getattr(config, size, None) if isinstance(size, str) else size
-            if isinstance(number, int):
+            if _is_number(number) and number > 0:
                 return number
-            known = [name for name in dir(config) if isinstance(getattr(config, name, None), int)]
-            faults.append(f"{size!r} is no number of the config. {nearest(str(size), known) or ''}".rstrip())
+            if isinstance(size, str) and not hasattr(config, size):
+                known = [name for name in dir(config) if _is_number(getattr(config, name, None))]
+                faults.append(f"{size!r} is no number of the config. {nearest(size, known) or ''}".rstrip())
+            else:
+                named = f"{size!r} is {number!r} in the config, which" if isinstance(size, str) else f"{size!r}"
+                faults.append(f"{named} is no positive number.")
             return 1
 
         for rule in self.rules:
@@ -106,8 +110,9 @@ class BoundKeyMap:
     def matches(self, name: str, side: Literal["source", "target"]) -> list[tuple[Rule, int, Holes]]:
         """The rules that have a pattern for a name, the place of the pattern, and what stands in its holes."""
         key, numbers = normalise(name)
-        found = []
-        for rule, place, pattern in (self._by_source if side == "source" else self._by_target).get(key, ()):
+        index = self._by_source if side == "source" else self._by_target
+        found: list[tuple[Rule, int, Holes]] = [(rule, place, {}) for rule, place, _ in index.literal.get(name, ())]
+        for rule, place, pattern in index.by_key.get(key, ()):
             holes = pattern.match_numbers(numbers)
             if holes is not None:
                 found.append((rule, place, holes))
@@ -125,17 +130,21 @@ class BoundKeyMap:
         return list(found.values())
 
     def source_manifest(self, target: Manifest) -> Manifest:
-        """What the foreign checkpoint of a model looks like, had it been exported by this map."""
+        """What the foreign checkpoint of a model looks like, had it been exported by this map.
+
+        What a rule does not fit is given the shape of what it was given; its certificate says what is wrong.
+        """
         source: dict[str, TensorInfo] = {}
         for application in self.applications(target, "target"):
             infos = [target[name] for name in application.targets() if name in target]
             count = infos[0].shape[0] if application.rule.over and infos[0].shape else 1
-            shapes = self.op(application.rule, count).inverse().shapes([info.shape for info in infos])
-            for name, shape in zip(application.sources(count), shapes, strict=True):
-                source[name] = TensorInfo(shape, infos[0].dtype, infos[0].dtype)
+            names = application.sources(count)
+            source.update(_came_out(names, self.op(application.rule, count).inverse(), infos))
         for rule in self.rules:
-            if rule.repeats and rule.repeats.text in source:
-                source[rule.sources[0].text] = source[rule.repeats.text]
+            if rule.repeats:
+                original = rule.repeats
+                holes = [found for name in source if (found := original.match(name)) is not None]
+                source.update((rule.sources[0].format(found), source[original.format(found)]) for found in holes)
         return source
 
     def target_manifest(self, source: Manifest) -> Manifest:
@@ -144,18 +153,37 @@ class BoundKeyMap:
         for application in self.applications(source, "source"):
             if application.rule.targets:
                 infos = [source[name] for name in application.sources(application.count) if name in source]
-                shapes = self.op(application.rule, application.count).shapes([info.shape for info in infos])
-                for name, shape in zip(application.targets(), shapes, strict=True):
-                    target[name] = TensorInfo(shape, infos[0].dtype, infos[0].dtype)
+                target.update(_came_out(application.targets(), self.op(application.rule, application.count), infos))
         return target
 
 
-def _index(
-    patterns: Iterable[tuple[Rule, tuple[Pattern, ...]]],
-) -> Mapping[str, list[tuple[Rule, int, Pattern]]]:
-    """Normalised name to the patterns that may match it."""
-    index: dict[str, list[tuple[Rule, int, Pattern]]] = {}
+@dataclass
+class _Index:
+    """Name to the patterns without holes that are it, and normalised name to those with holes that may match it."""
+
+    literal: dict[str, list[tuple[Rule, int, Pattern]]] = field(default_factory=dict)
+    by_key: dict[str, list[tuple[Rule, int, Pattern]]] = field(default_factory=dict)
+
+
+def _index(patterns: Iterable[tuple[Rule, tuple[Pattern, ...]]]) -> _Index:
+    index = _Index()
     for rule, group in patterns:
         for place, pattern in enumerate(group):
-            index.setdefault(pattern.key, []).append((rule, place, pattern))
+            if pattern.holes:
+                index.by_key.setdefault(pattern.key, []).append((rule, place, pattern))
+            else:
+                index.literal.setdefault(pattern.text, []).append((rule, place, pattern))
     return index
+
+
+def _came_out(names: list[str], op: Op, infos: list[TensorInfo]) -> Iterator[tuple[str, TensorInfo]]:
+    """What an operation gives; where it does not fit, the shape of its first tensor."""
+    try:
+        shapes = op.shapes([info.shape for info in infos])
+    except KeyMapError:
+        shapes = [infos[0].shape] * len(names)
+    return zip(names, (TensorInfo(shape, infos[0].dtype, infos[0].dtype) for shape in shapes), strict=True)
+
+
+def _is_number(value: object) -> TypeIs[int]:
+    return isinstance(value, int) and not isinstance(value, bool)

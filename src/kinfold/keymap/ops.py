@@ -99,7 +99,7 @@ class Transpose(Op):
         return self
 
     def _swapped(self, shape: Shape) -> Shape:
-        if max(self.dim0, self.dim1) >= len(shape):
+        if not all(0 <= dim < len(shape) for dim in (self.dim0, self.dim1)):
             raise KeyMapError(f"{shape} has no dimensions {self.dim0} and {self.dim1}")
         sizes = list(shape)
         sizes[self.dim0], sizes[self.dim1] = sizes[self.dim1], sizes[self.dim0]
@@ -138,7 +138,7 @@ class Split(Op):
     dim: int = 0
 
     def apply(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return list(tensors[0].split(self.sizes, dim=self.dim))
+        return [part.contiguous() for part in tensors[0].split(self.sizes, dim=self.dim)]
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         (shape,) = shapes
@@ -190,7 +190,7 @@ class Unstack(Op):
 
 
 def _size(shape: Shape, dim: int) -> int:
-    if dim >= len(shape):
+    if not 0 <= dim < len(shape):
         raise KeyMapError(f"{shape} has no dimension {dim}")
     return shape[dim]
 

@@ -8,8 +8,9 @@ from functools import cached_property
 
 from kinfold.errors import KeyMapError
 
-_NUMBER = re.compile(r"\d+")
-_PIECE = re.compile(r"\{([^{}]*)\}|(\d+)")
+_NUMBER = re.compile(r"[0-9]+")  # not \d, which takes the digits of every script for the same numbers
+_PIECE = re.compile(r"\{([^{}]*)\}|([0-9]+)")
+_MOST_DIGITS = 18
 
 Holes = Mapping[str, int]
 """The numbers that stand in the holes of a pattern, by name."""
@@ -23,7 +24,7 @@ def normalise(name: str) -> tuple[str, tuple[str, ...]]:
 class Pattern:
     """A tensor name in which numbers may be named holes, as in `layers.{layer}.experts.{expert}.w1.weight`.
 
-    A hole takes a run of digits without leading zeros; every other character stands for itself.
+    A hole takes a run of at most 18 digits without leading zeros; every other character stands for itself.
 
     Raises:
         KeyMapError: The braces are not balanced, or a hole's name is no identifier or stands twice.
@@ -60,10 +61,12 @@ class Pattern:
 
     def match_numbers(self, numbers: tuple[str, ...]) -> Holes | None:
         """Like `match`, for a name whose normalised form is known to be `key`."""
+        if len(numbers) != len(self._slots):  # braces stand in the name itself
+            return None
         holes = {}
         for (hole, digits), number in zip(self._slots, numbers, strict=True):
             if hole:
-                if number[0] == "0" and number != "0":
+                if (number[0] == "0" and number != "0") or len(number) > _MOST_DIGITS:
                     return None
                 holes[hole] = int(number)
             elif digits != number:

@@ -57,7 +57,7 @@ class Plan:
         """Native names and tensors, one step at a time.
 
         Args:
-            read: Gives a foreign tensor by name; called once for each, when it is needed.
+            read: Gives a foreign tensor by name; called when it is needed, once for each step or copy that needs it.
 
         Raises:
             KeyMapError: A tensor that should repeat another one differs from it.

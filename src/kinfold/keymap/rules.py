@@ -44,8 +44,11 @@ class Rule:
         shared = set(self.sources[0].holes) - {self.over}
         faults = [
             f"{pattern} has the holes {sorted(pattern.holes)}, {self.sources[0]} has {sorted(shared)}"
-            for pattern in (*self.sources, *self.targets, *([self.repeats] if self.repeats else []))
-            if set(pattern.holes) - ({self.over} if pattern in self.sources else set()) != shared
+            for pattern, own in (
+                *((pattern, {self.over}) for pattern in self.sources),
+                *((pattern, set()) for pattern in (*self.targets, *([self.repeats] if self.repeats else []))),
+            )
+            if set(pattern.holes) - own != shared
         ]
         if self.over is not None and any(self.over not in pattern.holes for pattern in self.sources):
             faults.append(f"{self.sources[0]} has no hole {self.over!r}")

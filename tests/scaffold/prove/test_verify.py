@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 
 from kinfold import load_model, retrieve_asset_card
-from kinfold.errors import KinfoldError, ProofError
+from kinfold.errors import ProofError
 from kinfold.scaffold.cli.main import scaffold
 from kinfold.scaffold.project import Project
 from kinfold.scaffold.prove.parity import check_parity
@@ -33,7 +33,7 @@ def checkpoint(project: Project, tmp_path: Path) -> Path:
 
 def run(*arguments: str) -> Result:
     result = CliRunner().invoke(scaffold, list(arguments))
-    if isinstance(result.exception, KinfoldError):
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
 
