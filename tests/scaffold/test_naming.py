@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kinfold.errors import ProjectError
-from kinfold.scaffold.naming import check_name, class_prefix
+from kinfold.scaffold.naming import arch_faults, check_name, class_prefix
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "my_model", "a", "gpt_2b"])
@@ -47,3 +47,9 @@ def test_all_faults_at_once() -> None:
 
 def test_class_prefix() -> None:
     assert [class_prefix(name) for name in ("llama", "my_model2", "gpt_2b")] == ["Llama", "MyModel2", "Gpt2b"]
+
+
+def test_names_of_archs() -> None:
+    assert arch_faults(["7b", "1.2b", "v2-large", "A_1"]) == []
+    assert len(arch_faults(["", '7b"', "a b", "_x"])) == 4
+    assert arch_faults(["1.2b", "1_2b"]) == ["the archs '1.2b', '1_2b' would share the function _1_2b"]

@@ -124,6 +124,17 @@ def test_what_a_family_does_not_have_is_not_in_its_code(project: Project) -> Non
         assert absent not in source
 
 
+def test_anybodys_words_stay_words(project: Project) -> None:
+    words = '""" \\N{x} \\ \'quoted\'\nimport os; raise SystemExit(1)\n' + "long " * 99
+    text = "description: %s\nkey_maps: {hf: {drop: {'a\"b.{layer}': %s}}}\narchs: {a: {}, b: {description: %s}}"
+    Path("spec.yaml").write_text(text % ((json.dumps(words),) * 3))
+    run("new-family", "x", "--spec", "spec.yaml")
+    for path in Path("mylab/x").glob("*.py"):
+        compile(path.read_text(), path.name, "exec", dont_inherit=True)
+    done = subprocess.run([sys.executable, "-m", "ruff", "check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_archs_are_data(project: Project) -> None:
     Path("spec.yaml").write_text(
         "archs:\n  1b: {model_dim: 64, num_heads: 4, num_kv_heads: 2, num_layers: 2}\n"

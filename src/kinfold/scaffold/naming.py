@@ -47,6 +47,26 @@ def class_prefix(family: str) -> str:
     return "".join(part.capitalize() for part in family.split("_"))
 
 
+def arch_function(arch: str) -> str:
+    """The name of an arch's function: `1.2b` gives `_1_2b`."""
+    return "_" + re.sub(r"\W", "_", arch)
+
+
+def arch_faults(archs: Collection[str]) -> list[str]:
+    """What is wrong with the names of the archs of a family."""
+    faults = [
+        f"the arch {arch!r}: letters, digits and ._- were expected, a letter or digit first"
+        for arch in archs
+        if not _ARCH.fullmatch(arch)
+    ]
+    for function in sorted({arch_function(arch) for arch in archs}):
+        alike = [arch for arch in archs if arch_function(arch) == function]
+        if len(alike) > 1:
+            faults.append(f"the archs {', '.join(map(repr, alike))} would share the function {function}")
+    return faults
+
+
+_ARCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RESERVED = frozenset({"kinfold", "kinfold_zoo", "torch", "registry", "cards", "tests"})
 
 

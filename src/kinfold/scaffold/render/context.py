@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
+from textwrap import shorten
 from typing import Any
 
 from kinfold.scaffold.keymap.layouts import Layout
 from kinfold.scaffold.keymap.render import key_map_rules
-from kinfold.scaffold.naming import class_prefix
+from kinfold.scaffold.naming import arch_function, class_prefix
 from kinfold.scaffold.render import parts
 from kinfold.scaffold.render.fields import Field, arch_changes, config_fields, field_names, scaling_classes
 from kinfold.scaffold.spec.schema import Spec
 
 _PART = re.compile(r"(?<![\w.])([A-Z]\w+)\(")
-_RULE = re.compile(r"^\w+(?=\()", re.MULTILINE)
 
 
 def family_context(family: str, package: str, spec: Spec) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def family_context(family: str, package: str, spec: Spec) -> dict[str, Any]:
         "arch_imports": sorted({name for arch in archs for name in _PART.findall(arch["body"]) if name in scalings}),
         "key_maps": {layout: ",\n    ".join(lines) for layout, lines in rules.items()},
         "key_map_docs": _KEY_MAP_DOCS,
-        "key_map_imports": sorted({"KeyMap", *(_RULE.match(line)[0] for ls in rules.values() for line in ls)}),  # pyright: ignore
+        "key_map_imports": sorted({"KeyMap", *(rule.partition("(")[0] for lines in rules.values() for rule in lines)}),
         "small": ", ".join(_small(spec)),
     }
 
@@ -62,8 +62,12 @@ _KEY_MAP_DOCS: dict[Layout, str] = {
 
 
 def _summary(title: str, spec: Spec) -> str:
-    description = " ".join(spec.description.split()).replace('"', "'").rstrip(".")
-    return f"{title}: {description or 'a decoder-only language model'}."
+    return f"{title}: {_plain(spec.description).rstrip('.') or 'a decoder-only language model'}."
+
+
+def _plain(text: str) -> str:
+    """A text, which may come out of a checkpoint, as it can stand in a docstring of one line."""
+    return shorten(text.replace("\\", "/").replace('"', "'"), 72, placeholder=" ...")
 
 
 def _indented(text: str) -> str:
@@ -91,19 +95,19 @@ def _checks(spec: Spec) -> list[str]:
 def _arch(name: str, changes: list[tuple[str, str]], *, spec: Spec, title: str) -> dict[str, str]:
     """One function of `archs.py`: the default arch gives the defaults, others change what differs."""
     default = next(iter(spec.archs))
-    doc = spec.archs[name].description
+    doc = _plain(spec.archs[name].description)
     if name == default:
         doc, lines = doc or "The defaults.", [f"return {title}Config()"]
     else:
-        start = f"config = {_function(default)}()"
+        start = f"config = {arch_function(default)}()"
         doc = doc or f"Sizes that differ from those of `{default}`."
         lines = [start, *(f"config.{field} = {value}" for field, value in changes), "return config"]
-    return {"name": name, "function": _function(name), "doc": doc, "body": "\n".join(f"    {line}" for line in lines)}
-
-
-def _function(arch: str) -> str:
-    """The name of an arch's function: `1.2b` gives `_1_2b`."""
-    return "_" + re.sub(r"\W", "_", arch)
+    return {
+        "name": name,
+        "function": arch_function(name),
+        "doc": doc,
+        "body": "\n".join(f"    {line}" for line in lines),
+    }
 
 
 _SMALL = {

@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from kinfold.documents import decode_document, read_document
 from kinfold.errors import ConfigError
+from kinfold.scaffold.naming import arch_faults
 from kinfold.validation import ConfigChecks
 
 Layout = Literal["hf", "gguf"]
@@ -188,7 +189,7 @@ def parse_spec(text: str, *, place: str) -> Spec:
 
 def check_spec(spec: Spec, *, place: str) -> None:
     """Raise a `ConfigError` with every number of every arch that does not fit."""
-    faults = []
+    faults = arch_faults(spec.archs)
     first = _stated(next(iter(spec.archs.values())))
     for name, sizes in spec.sizes().items():
         check = ConfigChecks(sizes)
