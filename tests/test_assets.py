@@ -35,11 +35,14 @@ def test_a_whole_card(tmp_path: Path) -> None:
         ("file:../b", "../b"),
         ("b/c.gguf", "b/c.gguf"),
         ("file:///a/with%20space", "/a/with space"),
+        ("/a/with%20percent", "/a/with%20percent"),
+        ('"a folder: 1"', "a folder: 1"),
+        ("~/a", "~/a"),
     ],
 )
 def test_places(tmp_path: Path, uri: str, expected: str) -> None:
     found = read_card(card(tmp_path, f"name: x\nmodel_family: llama\ncheckpoint: {uri}\n"))
-    assert found.checkpoint == (tmp_path / expected).resolve()
+    assert found.checkpoint == (tmp_path / Path(expected).expanduser()).resolve()
 
 
 def test_a_tokenizer_of_its_own(tmp_path: Path) -> None:
@@ -54,12 +57,33 @@ def test_a_tokenizer_of_its_own(tmp_path: Path) -> None:
         ("name: x\n", "missing required field `model_family`"),
         ("name: x\nmodel_famly: llama\n", "did you mean `model_family`"),
         ("name: x\nmodel_family: llama\ncheckpoint: https://example.com/x\n", "scheme 'https'"),
+        ("name: x\nmodel_family: llama\ncheckpoint: s3://bucket/x\n", "scheme 's3'"),
+        ("name: x\nmodel_family: llama\ntokenizer: hg:x\n", "scheme 'hg'"),
         ("name: x\nmodel_family: [llama]\n", "Expected `str`"),
+        ("name: x\nmodel_family: llama\nmodel_config: [1]\n", "Expected `object`"),
+        ("name: x\nname: x\nmodel_family: llama\n", "the key 'name' stands twice"),
+        ("name: x: y\n", "not valid YAML"),
+        ("", "missing required field"),
     ],
 )
 def test_malformed_cards_are_refused(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(CardError, match=said):
         read_card(card(tmp_path, text))
+
+
+def test_unknown_keys_come_all_at_once(tmp_path: Path) -> None:
+    with pytest.raises(CardError) as error:
+        read_card(card(tmp_path, "name: x\nmodel_familly: llama\ncheckpiont: a\n"))
+    assert error.value.summary == f"{tmp_path / 'x.yaml'} is not as it should be:"
+    assert error.value.faults == (
+        "`model_familly` is not known; did you mean `model_family`?",
+        "`checkpiont` is not known; did you mean `checkpoint`?",
+    )
+
+
+def test_a_card_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CardError, match="cannot be read"):
+        read_card(tmp_path / "x.yaml")
 
 
 def test_cards_are_found_by_name(project: Project) -> None:

@@ -13,9 +13,12 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from kinfold import load_model, retrieve_asset_card
+from kinfold import KeyMap, load_model, retrieve_asset_card
 from kinfold.assets import AssetCard
-from kinfold.errors import CardError, CertificateError
+from kinfold.checkpoint import TensorInfo
+from kinfold.errors import CardError, CertificateError, CheckpointError, RegistryError
+from kinfold.keymap import drop
+from kinfold.loader import common_dtype, fill
 from kinfold.scaffold.cli.main import scaffold
 from kinfold.scaffold.project import Project
 
@@ -92,9 +95,30 @@ def test_weights_are_mapped_and_training_never_writes_to_the_file(checkpoint: Pa
     assert not torch.equal(fresh["final_proj.weight"], model.state_dict()["final_proj.weight"])
 
 
+def test_what_is_changed_in_one_model_is_not_in_another(checkpoint: Path) -> None:
+    first, second = load_model("x"), load_model("x")
+    with torch.no_grad():
+        first.get_parameter("final_proj.weight").zero_()
+    assert second.get_parameter("final_proj.weight").abs().sum() > 0
+
+
 def test_without_mapping_every_weight_is_copied(checkpoint: Path) -> None:
     model = load_model("x", mmap=False)
     assert len(storages(model)) == len(list(model.parameters()))
+
+
+def test_a_weight_that_needs_a_change_is_copied_and_the_others_are_mapped(checkpoint: Path) -> None:
+    before = load_model("x").state_dict()
+    rewrite(checkpoint, lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"].double()}))
+    model = load_model("x", dtype=torch.float32)
+    assert len(storages(model)) == 2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_nothing_stays_on_meta_or_without_a_value(checkpoint: Path) -> None:
+    model = load_model("x")
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"cpu"}
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_the_dtype_is_the_narrowest_that_holds_all(checkpoint: Path) -> None:
@@ -107,12 +131,85 @@ def test_the_dtype_is_the_narrowest_that_holds_all(checkpoint: Path) -> None:
     assert {parameter.dtype for parameter in load_model("x", dtype=torch.bfloat16).parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize(
+    ("dtypes", "expected"),
+    [
+        (("bfloat16",), torch.bfloat16),
+        (("float16", "bfloat16"), torch.float32),
+        (("float16", "float32", "float64"), torch.float64),
+        (("int64", "float16"), torch.float16),
+        (("float8_e4m3fn",), torch.float8_e4m3fn),
+    ],
+)
+def test_common_dtype(dtypes: tuple[str, ...], expected: torch.dtype) -> None:
+    assert common_dtype({dtype: TensorInfo((1,), dtype, dtype) for dtype in dtypes}) == expected
+
+
+@pytest.mark.parametrize("dtypes", [("int8",), (), ("float8_e4m3fn", "bfloat16"), ("float8_e4m3fn", "float8_e5m2")])
+def test_no_common_dtype(dtypes: tuple[str, ...]) -> None:
+    with pytest.raises(CheckpointError):
+        common_dtype({dtype: TensorInfo((1,), dtype, dtype) for dtype in dtypes})
+
+
+def test_what_is_dropped_does_not_widen_the_dtype(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def narrow(tensors: dict[str, torch.Tensor]) -> None:
+        for name in tensors:
+            tensors[name] = tensors[name].bfloat16()
+        tensors["model.rotary_emb.inv_freq"] = torch.zeros(8)
+
+    rewrite(checkpoint, narrow)
+    converter = load_model.get("x").checkpoint_converter
+    hf = KeyMap(*converter.key_maps["hf"], drop("model.rotary_emb.inv_freq", reason="recomputed"))
+    monkeypatch.setattr(converter, "key_maps", {"hf": hf})
+    assert {parameter.dtype for parameter in load_model("x").parameters()} == {torch.bfloat16}
+
+
 def test_progress_ends_with_the_whole(checkpoint: Path) -> None:
     seen: list[tuple[int, int]] = []
     model = load_model("x", progress=lambda done, total: seen.append((done, total)))
     size = sum(parameter.nbytes for parameter in model.parameters())
     assert seen[-1] == (size, size)
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert len(seen) == len(list(model.parameters()))
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert {total for _, total in seen} == {size}
+
+
+def test_progress_counts_what_is_loaded_not_what_is_stored(checkpoint: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    model = load_model("x", dtype=torch.float64, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (sum(parameter.nbytes for parameter in model.parameters()),) * 2
+
+
+class Counter(nn.Module):
+    """A weight, a buffer of whole numbers, and one that is not saved."""
+
+    def __init__(self, device: str = "meta", *, unsaved: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3, device=device), requires_grad=False)
+        self.register_buffer("steps", torch.zeros(2, dtype=torch.int64, device=device))
+        if unsaved:
+            self.register_buffer("mask", torch.zeros(2, device=device), persistent=False)
+
+
+COUNTED = {"weight": torch.arange(3.0), "steps": torch.tensor([7, 8])}
+CPU = torch.device("cpu")
+
+
+def test_whole_numbers_keep_their_dtype_and_count() -> None:
+    seen: list[tuple[int, int]] = []
+    model = Counter()
+    fill(model, COUNTED.items(), device=CPU, dtype=torch.float16, progress=lambda *both: seen.append(both))
+    assert (model.weight.dtype, model.weight.requires_grad) == (torch.float16, False)
+    assert torch.equal(model.get_buffer("steps"), COUNTED["steps"])
+    assert seen == [(6, 22), (22, 22)]
+
+
+def test_what_nothing_fills_is_named() -> None:
+    with pytest.raises(CertificateError) as error:
+        fill(Counter(unsaved=True), [("weight", torch.zeros(3))], device=CPU, dtype=torch.float32)
+    assert error.value.faults == ("steps", "mask")
+    with pytest.raises(CertificateError, match=r"weight has the shape \(3,\), not \(4,\)"):
+        fill(Counter(), [("weight", torch.zeros(4))], device=CPU, dtype=torch.float32)
 
 
 def test_all_that_is_wrong_with_a_checkpoint_comes_at_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,20 +242,67 @@ def test_a_card_overrides_its_arch(checkpoint: Path, project: Project) -> None:
     card.write_text(text + "model_config: {max_seq_len: 17, norm_eps: 1e-3}\n")
     config = load_model.get("x").config_loader(retrieve_asset_card("x"))
     assert (config.max_seq_len, config.norm_eps, config.model_dim) == (17, 1e-3, 64)
-    card.write_text(text + "model_config: {max_seq_length: 17, norm_eps: small}\n")
+    card.write_text(text + "model_config: {max_seq_length: 17, norm_eps: small, num_layers: true, num_heads: 4.5}\n")
     with pytest.raises(CardError) as error:
         load_model("x")
-    assert len(error.value.faults) == 2
+    assert len(error.value.faults) == 4
     assert "Did you mean 'max_seq_len'" in error.value.faults[0]
+    for fault, field in zip(error.value.faults[1:], ("norm_eps", "num_layers", "num_heads"), strict=True):
+        assert fault.startswith(f"`model_config.{field}`: Expected")
+
+
+def test_a_card_does_not_change_the_arch_of_others(checkpoint: Path, project: Project) -> None:
+    card = project.root / "mylab" / "cards" / "x.yaml"
+    card.write_text(card.read_text() + "model_config: {max_seq_len: 17}\n")
+    loader = load_model.get("x")
+    assert loader.config_loader(retrieve_asset_card("x")).max_seq_len == 17
+    assert loader.config_loader.archs.get().max_seq_len == 128
+
+
+def test_a_card_whose_sizes_are_not_those_of_its_checkpoint(checkpoint: Path, project: Project) -> None:
+    card = project.root / "mylab" / "cards" / "x.yaml"
+    card.write_text(card.read_text() + "model_config: {num_layers: 2, ffn_inner_dim: 95}\n")
+    with pytest.raises(CertificateError) as error:
+        load_model("x")
+    assert "the model has no decoder.layers.2." in str(error.value)
+    assert "(95, 64)" in str(error.value)
+
+
+def test_a_card_of_another_family_or_an_unknown_arch(checkpoint: Path) -> None:
+    card = AssetCard(name="mine", model_family="llama", source=Path("here"), checkpoint=checkpoint)
+    with pytest.raises(CardError, match="here is of the family 'llama', not 'x'"):
+        load_model(card, family="x")
+    with pytest.raises(RegistryError, match="There is no arch 'tinny'"):
+        load_model(AssetCard("mine", "x", Path("here"), model_arch="tinny", checkpoint=checkpoint))
+    with pytest.raises(RegistryError, match="There is no family 'xx'"):
+        load_model(checkpoint, family="xx")
 
 
 def test_names_that_are_not_known(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(CardError, match="neither the name of a card nor a path"):
         load_model("y")
+    with pytest.raises(CardError, match="Did you mean 'llama'"):
+        load_model("lama")
     other = tmp_path / "other.safetensors"
     save_file({"a": torch.zeros(1)}, other)
     with pytest.raises(CardError, match="no card names it"):
         load_model(other)
+
+
+def test_two_cards_for_one_checkpoint(checkpoint: Path, project: Project) -> None:
+    card = project.root / "mylab" / "cards" / "x.yaml"
+    card.with_stem("y").write_text(card.read_text().replace("name: x", "name: y"))
+    with pytest.raises(CardError, match=r"2 cards name it: x, y\.\nSay which: `family=...`"):
+        load_model(checkpoint)
+    assert load_model("y")
+    assert load_model(checkpoint, family="x")
+
+
+def test_the_loader_of_a_family_takes_names_and_paths_too(checkpoint: Path) -> None:
+    loader = load_model.get("x")
+    assert torch.equal(
+        loader("x").get_parameter("final_proj.weight"), loader(checkpoint).get_parameter("final_proj.weight")
+    )
 
 
 def test_a_card_without_a_checkpoint(checkpoint: Path) -> None:

@@ -5,6 +5,7 @@ A card is a YAML file in the folder `cards/` of a package that has families.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,8 @@ import msgspec
 from kinfold.documents import read_document
 from kinfold.errors import CardError, nearest
 from kinfold.registry import families
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+-]+")
 
 
 class _CardFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -95,7 +98,7 @@ def _locate(uri: str | None, card: Path) -> Path | None:
     if uri is None:
         return None
     scheme, separator, rest = uri.partition(":")
-    if separator and scheme.isalpha() and len(scheme) > 1:
+    if separator and _SCHEME.fullmatch(scheme):
         if scheme != "file":
             raise CardError(f"{card}: {uri!r} has the scheme {scheme!r}; supported: a path, or `file:` and a path.")
         uri = unquote("/" + rest.lstrip("/") if rest.startswith("/") else rest)

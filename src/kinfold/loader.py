@@ -143,7 +143,7 @@ class StandardModelLoader:
                 prepared.model,
                 weights,
                 device=target,
-                dtype=dtype or common_dtype(checkpoint.manifest),
+                dtype=dtype or common_dtype(_loaded(prepared)),
                 progress=progress,
             )
         if gangs is not None and self.sharder is not None:
@@ -254,7 +254,17 @@ def common_dtype(manifest: Manifest) -> torch.dtype:
     floating = sorted((dtype for dtype in dtypes if dtype.is_floating_point), key=str)
     if not floating:
         raise CheckpointError("The checkpoint holds no floating-point tensor.")
-    return reduce(torch.promote_types, floating)
+    try:
+        return reduce(torch.promote_types, floating)
+    except RuntimeError as error:  # torch has no dtype that holds two kinds of float8
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in floating)
+        raise CheckpointError(f"No dtype holds all of {names}.", hint="Say which: `dtype=...`.") from error
+
+
+def _loaded(prepared: PreparedModel) -> Manifest:
+    """The part of a checkpoint's manifest that the model is filled from."""
+    steps = prepared.conversion.certificate.plan.steps
+    return {name: prepared.checkpoint.manifest[name] for step in steps for name in step.sources}
 
 
 def fill(
@@ -278,7 +288,11 @@ def fill(
         CertificateError: A weight has the wrong shape, or some are missing.
     """
     waiting = model.state_dict(keep_vars=True)
-    total = sum(tensor.numel() for tensor in waiting.values()) * dtype.itemsize
+    sizes = {
+        name: tensor.numel() * (dtype if tensor.is_floating_point() else tensor.dtype).itemsize
+        for name, tensor in waiting.items()
+    }
+    total = sum(sizes.values())
     done = 0
     for name, weight in weights:
         placeholder = waiting.pop(name)
@@ -291,11 +305,12 @@ def fill(
             setattr(owner, leaf, nn.Parameter(weight, requires_grad=placeholder.requires_grad))
         else:
             owner.register_buffer(leaf, weight)
-        done += weight.nbytes
+        done += sizes[name]
         if progress is not None:
             progress(done, total)
+    waiting.update((name, buffer) for name, buffer in model.named_buffers() if buffer.is_meta)  # those not saved too
     if waiting:
-        raise CertificateError("Some parameters were not filled:", faults=list(waiting))
+        raise CertificateError("Some parameters or buffers were not filled:", faults=list(waiting))
 
 
 @contextmanager

@@ -147,7 +147,8 @@ class _ShapeChecks:
         rule = application.rule
         given, wanted = [info.shape for info in sources], [info.shape for info in targets]
         dtypes = {_is_floating(info) for info in (*sources, *targets)}
-        key = (id(rule), tuple(given), tuple(wanted), len(dtypes))
+        stored = dict.fromkeys(info.dtype for info in sources)
+        key = (id(rule), tuple(given), tuple(wanted), len(dtypes), *stored)
         if key in self._known:
             return []
         where = f"{rule} with {dict(application.holes)}" if application.holes else str(rule)
@@ -164,6 +165,8 @@ class _ShapeChecks:
             found.append(f"{where}: exporting would give {_shapes(back)}, not {_shapes(given)}")
         if len(dtypes) > 1:
             found.append(f"{where}: {sources[0].dtype} there and {targets[0].dtype} here do not go together")
+        elif len(stored) > 1:
+            found.append(f"{where}: {' and '.join(stored)} cannot be joined and come apart again as they were")
         if not found:
             self._known.add(key)
         return found
@@ -194,9 +197,7 @@ def _alike(faults: Iterable[str]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for fault in dict.fromkeys(faults):
         groups.setdefault(normalise(fault)[0], []).append(fault)
-    return [
-        first if not rest else f"{first} (and {len(rest)} more like it)" for first, *rest in groups.values()
-    ]
+    return [first if not rest else f"{first} (and {len(rest)} more like it)" for first, *rest in groups.values()]
 
 
 def _missing(found: set[int], most: int = 8) -> str:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_NOTHING = re.compile(r"(?!)")
+
+
 def convert_model_state_dict(
     state_dict: Mapping[str, Tensor], key_map: KeyMap | Mapping[str, str], config: object = None
 ) -> dict[str, Tensor]:
@@ -52,9 +55,9 @@ def _rename_by_regex(state_dict: Mapping[str, Tensor], table: Mapping[str, str])
             faults.append(f"{pattern!r} is no regular expression: {error}")
     names: dict[str, str] = {}
     for name in state_dict if not faults else ():
-        regex, replacement = next(((r, new) for r, new in patterns if r.search(name)), (None, ""))
+        regex, replacement = next(((regex, by) for regex, by in patterns if regex.search(name)), (_NOTHING, ""))
         try:
-            new = regex.sub(replacement, name) if regex else name
+            new = regex.sub(replacement, name)
         except (re.error, IndexError) as error:
             faults.append(f"{replacement!r} cannot replace {regex.pattern!r}: {error}")
             continue
@@ -62,5 +65,5 @@ def _rename_by_regex(state_dict: Mapping[str, Tensor], table: Mapping[str, str])
             faults.append(f"{names[new]} and {name} both become {new}")
         names.setdefault(new, name)
     if faults:
-        raise KeyMapError("The state dict cannot be converted:", faults=faults)
+        raise KeyMapError("The state dict cannot be converted:", faults=tuple(dict.fromkeys(faults)))
     return {new: state_dict[name] for new, name in names.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from kinfold.checkpoint.manifest import Manifest, TensorInfo
 from kinfold.errors import KeyMapError, nearest
@@ -185,5 +185,5 @@ def _came_out(names: list[str], op: Op, infos: list[TensorInfo]) -> Iterator[tup
     return zip(names, (TensorInfo(shape, infos[0].dtype, infos[0].dtype) for shape in shapes), strict=True)
 
 
-def _is_number(value: object) -> TypeIs[int]:
+def _is_number(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)

@@ -163,7 +163,8 @@ class Stack(Op):
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         if len(set(shapes)) > 1 or len(shapes) != self.count:
-            raise KeyMapError(f"{self.count} equal shapes were expected, not {', '.join(map(str, shapes))}")
+            different = " and ".join(map(str, dict.fromkeys(shapes)))
+            raise KeyMapError(f"{self.count} equal shapes were expected, not {len(shapes)} of {different}")
         return [(self.count, *shapes[0])]
 
     def inverse(self) -> Unstack:

@@ -1,0 +1,73 @@
+"""Key maps: bound to the sizes of a config, looked up by name, and read in both directions."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from example import CONFIG, RULES, info, manifests
+
+from kinfold.errors import KeyMapError
+from kinfold.keymap import KeyMap, permute_rotary, rename, split, stack, tie
+
+
+def test_sizes_that_the_config_does_not_have_come_all_at_once() -> None:
+    key_map = KeyMap(*RULES, permute_rotary("a", "b", heads="num_head"), permute_rotary("c", "d", heads="zzz"))
+    with pytest.raises(KeyMapError) as error:
+        key_map.bind(CONFIG)
+    assert len(error.value.faults) == 2
+    assert error.value.faults[0].startswith("permute_rotary(a -> b): 'num_head' is no number of the config.")
+    assert "Did you mean 'num_heads'" in error.value.faults[0]
+
+
+@pytest.mark.parametrize("value", [0, -2, True, None, 2.0, "2"])
+def test_a_size_is_a_positive_number(value: object) -> None:
+    with pytest.raises(KeyMapError) as error:
+        KeyMap(permute_rotary("a", "b", heads="heads")).bind(SimpleNamespace(heads=value))
+    assert error.value.faults == (
+        f"permute_rotary(a -> b): 'heads' is {value!r} in the config, which is no positive number.",
+    )
+
+
+def test_a_size_that_is_written_out_is_a_positive_number_too() -> None:
+    with pytest.raises(KeyMapError, match="0 is no positive number"):
+        KeyMap(split("a", into=("b", "c"), sizes=(4, 0))).bind()
+
+
+def test_sizes_that_are_written_out_need_no_config() -> None:
+    assert KeyMap(permute_rotary("a", "b", heads=4)).bind().target_manifest({"a": info(8, 3)}) == {"b": info(8, 3)}
+
+
+def test_names_are_looked_up_on_both_sides() -> None:
+    rule, literal = rename("h.{n}.w1", "layers.{n}.x"), rename("h.7.w2", "layers.7.y")
+    bound = KeyMap(rule, literal).bind()
+    assert bound.matches("h.3.w1", "source") == [(rule, 0, {"n": 3})]
+    assert bound.matches("h.7.w2", "source") == [(literal, 0, {})]
+    assert bound.matches("layers.3.x", "target") == [(rule, 0, {"n": 3})]
+    for name in ("h.3.w2", "h.03.w1", "h.{}.w{}", "h.{}.w1", "h.{n}.w1", "layers.3.x"):
+        assert bound.matches(name, "source") == []
+
+
+def test_numbers_come_in_their_order_whatever_that_of_the_names() -> None:
+    bound = KeyMap(stack("h.{n}.e.{e}", "layers.{n}.e", over="e")).bind()
+    names = sorted(f"h.0.e.{e}" for e in range(11))  # as strings: 10 before 2
+    (application,) = bound.applications(names, "source")
+    assert application.sources(application.count) == [f"h.0.e.{e}" for e in range(11)]
+
+
+def test_both_manifests_follow_from_each_other() -> None:
+    source, target = manifests()
+    bound = KeyMap(*RULES).bind(CONFIG)
+    wanted = {name: info for name, info in source.items() if "inv_freq" not in name}
+    assert dict(bound.source_manifest(target)) == wanted  # what was dropped does not come back, what was tied does
+    assert dict(bound.target_manifest(source)) == target
+
+
+def test_a_tie_in_every_layer_comes_back_in_every_layer() -> None:
+    bound = KeyMap(rename("h.{n}.a", "layers.{n}.x"), tie("h.{n}.b", to="h.{n}.a")).bind()
+    assert list(bound.source_manifest({"layers.0.x": info(2), "layers.1.x": info(3)})) == [
+        "h.0.a",
+        "h.1.a",
+        "h.0.b",
+        "h.1.b",
+    ]
