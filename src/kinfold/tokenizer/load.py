@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from kinfold.checkpoint.strict_json import read_json
 from kinfold.errors import CheckpointError, TokenizerError
+from kinfold.tokenizer.configs import chat_template, read_configs
 from kinfold.tokenizer.tokenizer import Tokenizer, require_tokenizers
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer as Backend
 
 FILE = "tokenizer.json"
 
@@ -20,18 +15,22 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer of a checkpoint.
 
     Args:
-        path: A folder with tokenizer.json, that file, a file beside it, or a GGUF file, which has its own.
+        path: A folder with tokenizer.json, that file, a safetensors file beside it, or a GGUF file, which has its own.
 
     Raises:
-        TokenizerError: There is none, or it is of a kind that cannot be read.
+        TokenizerError: There is none, it cannot be read, or the `tokenizers` package is missing.
     """
     path = Path(path).expanduser()
+    if not path.exists():
+        raise TokenizerError(f"{path} does not exist.")
     if path.is_file() and path.suffix not in (".json", ".safetensors"):
         return _from_gguf(path)
-    folder = path if path.is_dir() else path.parent
-    file = path if path.suffix == ".json" else folder / FILE
+    file = path if path.suffix == ".json" else (path if path.is_dir() else path.parent) / FILE
     if not file.is_file():
-        raise TokenizerError(f"{path} has no {FILE}.", hint="Put the model's there, or name it in the card.")
+        raise TokenizerError(
+            f"{path} has no {FILE}.",
+            hint="Put the model's there, or name it in the card. transformers' AutoTokenizer makes one out of others.",
+        )
     return _from_json(file)
 
 
@@ -41,26 +40,9 @@ def _from_json(file: Path) -> Tokenizer:
         backend = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the package raises Exception itself
         raise TokenizerError(f"{file} is no tokenizer: {error}") from error
-    configs = {}
-    for name in ("config", "tokenizer_config", "generation_config"):
-        beside = file.with_name(f"{name}.json")
-        configs[name] = read_json(beside) if beside.is_file() else {}
-    bos, eos = (_ids(backend, configs, f"{kind}_token") for kind in ("bos", "eos"))
-    return Tokenizer(backend, bos[0] if bos else None, eos, configs["tokenizer_config"].get("chat_template"))
-
-
-def _ids(backend: Backend, configs: Mapping[str, Mapping[str, Any]], token: str) -> tuple[int, ...]:
-    """What a special token is: generation_config.json knows best, then tokenizer_config.json, then config.json."""
-    for name in ("generation_config", "tokenizer_config", "config"):
-        config = configs[name]
-        value = config.get(f"{token}_id", config.get(token))
-        if isinstance(value, Mapping):
-            value = value.get("content")
-        if isinstance(value, str):
-            value = backend.token_to_id(value)
-        if value is not None:
-            return tuple(value) if isinstance(value, list) else (value,)
-    return ()
+    configs = read_configs(file.parent)
+    template = chat_template(file.parent, configs.tokenizer_config)
+    return Tokenizer(backend, configs.bos_token_id(backend), configs.eos_token_ids(backend), template)
 
 
 def _from_gguf(path: Path) -> Tokenizer:

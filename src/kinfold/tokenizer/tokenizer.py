@@ -37,7 +37,17 @@ class Tokenizer:
         return self.backend.get_vocab_size()
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The token ids of a text, with those that the tokenizer puts around one."""
+        """The token ids of a text, with those that the tokenizer puts around one.
+
+        Special tokens that are spelled out in the text are encoded as such, with `add_special_tokens` or without.
+
+        Raises:
+            TokenizerError: The text has no form in UTF-8.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise TokenizerError(f"A text that is no Unicode cannot be encoded: {error}.") from error
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, token_ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
@@ -64,12 +74,19 @@ class Tokenizer:
             new.append(token_id)
             text = self.decode(before + new, skip_special_tokens=skip_special_tokens)
             if text != given and not text.endswith(_UNFINISHED):
-                yield text[len(given) :]
-                before, new = new, []
+                yield _added(given, text)
+                before, new = (new if text.startswith(given) else before + new), []
                 given = self.decode(before, skip_special_tokens=skip_special_tokens)
-        rest = self.decode(before + new, skip_special_tokens=skip_special_tokens)[len(given) :]
+        rest = _added(given, self.decode(before + new, skip_special_tokens=skip_special_tokens))
         if rest:
             yield rest
+
+
+def _added(given: str, text: str) -> str:
+    """What `text` has after `given`."""
+    if not text.startswith(given):  # it ended within a character, which is finished now
+        given = given.rstrip(_UNFINISHED)
+    return text[len(given) :]
 
 
 def require_tokenizers() -> Any:
