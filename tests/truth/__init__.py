@@ -1,0 +1,1 @@
+"""Key maps that others wrote, as truth to score inference against."""
