@@ -7,9 +7,7 @@ Nothing is allocated before the certificate holds, and no weight is left at rand
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -23,6 +21,7 @@ from kinfold.assets import AssetCard, card_files, read_card, retrieve_asset_card
 from kinfold.checkpoint import Checkpoint, Manifest, open_checkpoint
 from kinfold.converter import CheckpointConverter, Conversion, state_dict_manifest
 from kinfold.errors import CardError, CertificateError, CheckpointError, nearest
+from kinfold.memory import collector_paused
 from kinfold.registry import ConfigRegistry, Registrations
 
 T = TypeVar("T")
@@ -137,7 +136,7 @@ class StandardModelLoader:
         if not isinstance(card, AssetCard):
             card = find_card(card, family=self.config_loader.family)
         target = torch.get_default_device() if device is None else torch.device(device)
-        with _collector_paused(), (prepared := self.prepare(card)).checkpoint as checkpoint:
+        with collector_paused(), (prepared := self.prepare(card)).checkpoint as checkpoint:
             weights = prepared.conversion.certificate.plan.load(lambda name: checkpoint.tensor(name, mmap=mmap))
             fill(
                 prepared.model,
@@ -311,16 +310,3 @@ def fill(
     waiting.update((name, buffer) for name, buffer in model.named_buffers() if buffer.is_meta)  # those not saved too
     if waiting:
         raise CertificateError("Some parameters or buffers were not filled:", faults=list(waiting))
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """No garbage collection within: thousands of objects come and none goes, and a full collection in between,
-    over everything torch has, takes three times as long as mapping a model of a billion parameters."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -27,7 +27,7 @@ from kinfold.keymap import (
     tie,
     transpose,
 )
-from kinfold.keymap.ops import Identity, Op, Shape
+from kinfold.keymap.ops import Identity, Index, Op, Shape, Source
 
 
 def faults(source: Manifest, target: Manifest, rules: list[Rule] = RULES) -> str:
@@ -153,6 +153,9 @@ class Halve(Op):
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         return [(shape[0] // 2, *shape[1:]) for shape in shapes]
+
+    def read(self, output: int, index: Index, sources: Sequence[Source]) -> torch.Tensor:
+        return sources[output].read(index)
 
     def inverse(self) -> Op:
         return Identity()

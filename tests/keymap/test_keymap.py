@@ -8,7 +8,7 @@ import pytest
 from example import CONFIG, RULES, info, manifests
 
 from kinfold.errors import KeyMapError
-from kinfold.keymap import KeyMap, permute_rotary, rename, split, stack, tie
+from kinfold.keymap import KeyMap, permute_rotary, rename, split, stack, tie, transpose, unstack
 
 
 def test_sizes_that_the_config_does_not_have_come_all_at_once() -> None:
@@ -41,18 +41,42 @@ def test_sizes_that_are_written_out_need_no_config() -> None:
 def test_names_are_looked_up_on_both_sides() -> None:
     rule, literal = rename("h.{n}.w1", "layers.{n}.x"), rename("h.7.w2", "layers.7.y")
     bound = KeyMap(rule, literal).bind()
-    assert bound.matches("h.3.w1", "source") == [(rule, 0, {"n": 3})]
-    assert bound.matches("h.7.w2", "source") == [(literal, 0, {})]
-    assert bound.matches("layers.3.x", "target") == [(rule, 0, {"n": 3})]
-    for name in ("h.3.w2", "h.03.w1", "h.{}.w{}", "h.{}.w1", "h.{n}.w1", "layers.3.x"):
-        assert bound.matches(name, "source") == []
+    matching = bound.match(["h.3.w1", "h.7.w2"], "source")
+    assert [(use.rule, use.holes, use.found) for use in matching.applications] == [
+        (rule, {"n": 3}, {(0, 0): "h.3.w1"}),
+        (literal, {}, {(0, 0): "h.7.w2"}),
+    ]
+    assert bound.match(["layers.3.x"], "target").applications[0].rule is rule
+    unknown = ["h.3.w2", "h.03.w1", "h.{}.w{}", "h.{}.w1", "h.{n}.w1", "layers.3.x"]
+    assert bound.match(unknown, "source").applications == []
+    assert sorted(bound.match(unknown, "source").unmatched) == sorted(unknown)
+    assert bound.lookup([*unknown, "h.12.w1", "h.7.w2"]) == {"h.12.w1": "layers.12.x", "h.7.w2": "layers.7.y"}
+
+
+def test_what_a_name_is_called_here() -> None:
+    bound = KeyMap(*RULES, unstack("big", "small.{e}", over="e", count=2)).bind(CONFIG)
+    wanted = {
+        "layers.2.kv.weight": "decoder.2.k.weight",
+        "layers.0.experts.7.w2.weight": "decoder.0.experts",
+        "big": "small.0",
+    }
+    assert bound.lookup([*wanted, "head.weight", "layers.0.inv_freq"]) == wanted
 
 
 def test_numbers_come_in_their_order_whatever_that_of_the_names() -> None:
     bound = KeyMap(stack("h.{n}.e.{e}", "layers.{n}.e", over="e")).bind()
     names = sorted(f"h.0.e.{e}" for e in range(11))  # as strings: 10 before 2
-    (application,) = bound.applications(names, "source")
-    assert application.sources(application.count) == [f"h.0.e.{e}" for e in range(11)]
+    (application,) = bound.match(names, "source").applications
+    assert application.count == 11
+    assert application.rule.names(application.rule.sources, application.holes, 11) == [f"h.0.e.{e}" for e in range(11)]
+
+
+def test_a_map_between_the_same_names_is_refused_if_it_changes_values() -> None:
+    rules = [rename("a", "b"), rename("b", "a"), transpose("c", "c")]
+    with pytest.raises(KeyMapError, match="could not be told"):
+        KeyMap(*rules)
+    KeyMap(*rules[:2])
+    KeyMap(*rules, rename("d", "e"))
 
 
 def test_both_manifests_follow_from_each_other() -> None:

@@ -17,14 +17,17 @@ from kinfold.keymap import (
     Plan,
     Rule,
     certify,
+    chain,
     concat,
     drop,
     permute_rotary,
     rename,
+    reshape,
     split,
     stack,
     tie,
     transpose,
+    unstack,
 )
 
 SIZES = st.integers(1, 4)
@@ -36,7 +39,8 @@ def maps_with_tensors(draw: st.DrawFn) -> tuple[KeyMap, dict[str, Tensor]]:
     layers = draw(SIZES)
     rules: list[Rule] = []
     shapes: dict[str, tuple[int, ...]] = {}
-    kinds = ["rename", "permute_rotary", "transpose", "split", "concat", "stack", "tie"]
+    kinds = ["rename", "permute_rotary", "transpose", "split", "concat", "stack", "unstack", "tie", "reshape", "chain"]
+    kinds += ["experts", "gates"]
     for number, kind in enumerate(draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=6))):
         old, new = f"h.{{layer}}.w{number}", f"layers.{{layer}}.x{number}"
         rows, columns = draw(SIZES), draw(SIZES)
@@ -60,7 +64,32 @@ def maps_with_tensors(draw: st.DrawFn) -> tuple[KeyMap, dict[str, Tensor]]:
                 stack(f"{old}.{{expert}}.b", new, over="expert"),
                 {f".{n}.b": (rows, columns) for n in range(count)},
             ),
+            "unstack": (unstack(old, f"{new}.{{e}}", over="e", count=count), {"": (count, rows, columns)}),
             "tie": (rename(old, new), {"": (rows,), ".copy": (rows,)}),
+            "reshape": (reshape(old, new, there=(rows, 1, -1), here=(rows, -1)), {"": (rows, 1, columns)}),
+            "chain": (
+                chain(
+                    transpose(old, "qkv.{layer}"),
+                    split("qkv.{layer}", into=[f"{new}.{n}" for n in range(len(sizes))], sizes=sizes),
+                ),
+                {"": (columns, sum(sizes))},
+            ),
+            "experts": (
+                chain(
+                    transpose(f"{old}.{{e}}.a", "a.{layer}.{e}"),
+                    concat(("a.{layer}.{e}", f"{old}.{{e}}.b"), into="ab.{layer}.{e}", sizes=(rows, columns)),
+                    stack("ab.{layer}.{e}", new, over="e"),
+                ),
+                {f".{n}.a": (3, rows) for n in range(count)} | {f".{n}.b": (columns, 3) for n in range(count)},
+            ),
+            "gates": (
+                chain(
+                    split(old, into=("g.{layer}", "u.{layer}"), sizes=(rows, columns), dim=1),
+                    unstack("g.{layer}", f"{new}.{{e}}.g", over="e", count=count),
+                    unstack("u.{layer}", f"{new}.{{e}}.u", over="e", count=count),
+                ),
+                {"": (count, rows + columns, 2)},
+            ),
         }[kind]
         rules.append(made)
         if kind == "tie":

@@ -12,9 +12,11 @@ from itertools import count, islice
 
 from kinfold.checkpoint.manifest import Manifest, TensorInfo
 from kinfold.errors import CertificateError, KeyMapError
-from kinfold.keymap.keymap import Application, BoundKeyMap
+from kinfold.keymap.keymap import BoundKeyMap
+from kinfold.keymap.match import Application, Matching
 from kinfold.keymap.pattern import normalise
 from kinfold.keymap.plan import Plan, Step
+from kinfold.memory import collector_paused
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +65,24 @@ def certify(key_map: BoundKeyMap, source: Manifest, target: Manifest) -> Certifi
     Returns:
         The certificate; faults are in it, never raised.
     """
-    faults = _name_faults(key_map, source)
+    with collector_paused():  # thousands of steps come and none goes
+        return _certify(key_map, source, target)
+
+
+def _certify(key_map: BoundKeyMap, source: Manifest, target: Manifest) -> Certificate:
+    matching = key_map.match(source, "source")
     found: list[str] = []
     steps: dict[str, Step] = {}
     copies: list[tuple[str, str]] = []
     dropped: list[tuple[str, str]] = []
-    filled: Counter[str] = Counter()
+    filled: list[str] = []
     checks = _ShapeChecks(key_map)
-    for application in key_map.applications(source, "source"):
+    for application in matching.applications:
         rule = application.rule
-        names = application.sources(application.count)
-        lacking = [name for name in names if name not in source]
-        if lacking:
-            found.append(f"{rule}: {_listed(lacking)} is missing beside {next(iter(application.names.values()))}")
+        count = key_map.count(application, [source[name] for name in application.found.values()])
+        names = application.names(rule.sources, count)
+        if wrong := _wrong_sources(application, names, count):
+            found.append(f"{rule}: {wrong}")
         elif rule.repeats is not None:
             original = rule.repeats.format(application.holes)
             found += _copy_faults(names[0], original, source)
@@ -83,47 +90,50 @@ def certify(key_map: BoundKeyMap, source: Manifest, target: Manifest) -> Certifi
         elif not rule.targets:
             dropped.append((names[0], rule.reason))
         else:
-            targets = application.targets()
-            filled.update(targets)
-            if all(name in target for name in targets):
-                found += checks.faults(application, [source[n] for n in names], [target[n] for n in targets])
-                steps[targets[0]] = Step(key_map.op(rule, application.count), tuple(names), tuple(targets))
+            targets = application.names(rule.targets, count)
+            filled += targets
+            infos = [target[name] for name in targets if name in target]
+            if len(infos) < len(targets):
+                missing = [name for name in targets if name not in target]
+                found.append(f"{rule}: the model has no {_listed(missing)}")
             else:
-                wrong = [name for name in targets if name not in target]
-                found.append(f"{rule}: the model has no {_listed(wrong)}")
+                found += checks.faults(application, count, [source[name] for name in names], infos)
+                steps[targets[0]] = Step(key_map.op(rule, count), tuple(names), tuple(targets))
     read = {name for step in steps.values() for name in step.sources}
     found += [
         f"{name} should repeat {original}, which no rule loads"
         for name, original in copies
         if original in source and original not in read
     ]
-    faults += _alike(found)
-    faults += _grouped((name for name in target if name not in filled), "is filled by no tensor", target)
-    faults += _grouped((name for name, times in filled.items() if times > 1), "is filled more than once", target)
+    times = Counter(filled)
+    faults = [*_name_faults(matching, source), *_alike(found)]
+    faults += _grouped((name for name in target if name not in times), "is filled by no tensor", target)
+    faults += _grouped((name for name in times if times[name] > 1), "is filled more than once", target)
     order = {name: number for number, name in enumerate(target)}
-    ordered = sorted(steps.values(), key=lambda step: min(order[name] for name in step.targets))
+    ordered = sorted(steps.values(), key=lambda step: min(map(order.__getitem__, step.targets)))
     return Certificate(Plan(tuple(ordered), tuple(copies), tuple(dropped)), tuple(dict.fromkeys(faults)))
 
 
-def _name_faults(key_map: BoundKeyMap, source: Manifest) -> list[str]:
+def _wrong_sources(application: Application, names: list[str], count: int) -> str:
+    """What is wrong with the names that were found, where other ones were expected."""
+    found = application.found
+    if len(found) == len(names) and all(number < count for _, number in found):
+        return ""
+    lacking = [name for name in names if name not in found.values()]
+    if lacking:
+        return f"{_listed(lacking)} is missing beside {next(iter(found.values()))}"
+    return f"{_listed(name for name in found.values() if name not in names)} is one too many for {count}"
+
+
+def _name_faults(matching: Matching, source: Manifest) -> list[str]:
     """Sources that no rule takes, or more than one; and numbers that are missing in a row."""
-    unmatched, ambiguous = [], []
-    numbers: dict[str, set[int]] = {}
-    for name in source:
-        matches = key_map.matches(name, "source")
-        if not matches:
-            unmatched.append(name)
-        elif len(matches) > 1:
-            ambiguous.append(f"{name} is taken by more than one rule: {', '.join(str(match[0]) for match in matches)}")
-        for rule, _, holes in matches:
-            for hole, number in holes.items() if rule.targets else ():
-                numbers.setdefault(hole, set()).add(number)
+    ambiguous = [f"{name} is taken by more than one rule: {_listed(rules)}" for name, rules in matching.ambiguous]
     gaps = [
         f"{hole} {_missing(found)} is missing between 0 and {max(found)}"
-        for hole, found in numbers.items()
+        for hole, found in matching.numbers.items()
         if len(found) <= max(found)
     ]
-    return [*_grouped(unmatched, "is taken by no rule", source), *_alike(ambiguous), *gaps]
+    return [*_grouped(matching.unmatched, "is taken by no rule", source), *_alike(ambiguous), *gaps]
 
 
 def _copy_faults(name: str, original: str, source: Manifest) -> list[str]:
@@ -142,17 +152,19 @@ class _ShapeChecks:
         self._key_map = key_map
         self._known: set[tuple] = set()
 
-    def faults(self, application: Application, sources: list[TensorInfo], targets: list[TensorInfo]) -> list[str]:
+    def faults(
+        self, application: Application, count: int, sources: list[TensorInfo], targets: list[TensorInfo]
+    ) -> list[str]:
         """What does not fit between the two sides of one application, and on the way back."""
         rule = application.rule
         given, wanted = [info.shape for info in sources], [info.shape for info in targets]
-        dtypes = {_is_floating(info) for info in (*sources, *targets)}
-        stored = dict.fromkeys(info.dtype for info in sources)
-        key = (id(rule), tuple(given), tuple(wanted), len(dtypes), *stored)
+        key = (id(rule), *given, *[info.dtype for info in sources], *wanted, *[info.dtype for info in targets])
         if key in self._known:
             return []
+        dtypes = {_is_floating(info) for info in (*sources, *targets)}
+        stored = dict.fromkeys(info.dtype for info in sources)
         where = f"{rule} with {dict(application.holes)}" if application.holes else str(rule)
-        op = self._key_map.op(rule, application.count)
+        op = self._key_map.op(rule, count)
         try:
             got = op.shapes(given)
             back = op.inverse().shapes(got)

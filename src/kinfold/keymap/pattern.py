@@ -8,17 +8,36 @@ from functools import cached_property
 
 from kinfold.errors import KeyMapError
 
-_NUMBER = re.compile(r"[0-9]+")  # not \d, which takes the digits of every script for the same numbers
+_NUMBER = re.compile(r"([0-9]+)")  # not \d, which takes the digits of every script for the same numbers
 _PIECE = re.compile(r"\{([^{}]*)\}|([0-9]+)")
+_WHOLE_PIECE = re.compile(r"\{([^{}]*)\}|(?<![^.])([0-9]+)(?![^.])")
 _MOST_DIGITS = 18
 
 Holes = Mapping[str, int]
 """The numbers that stand in the holes of a pattern, by name."""
 
+Numbers = tuple[str, ...]
+"""The numbers in a name, as they are written."""
 
-def normalise(name: str) -> tuple[str, tuple[str, ...]]:
+
+def normalise(name: str) -> tuple[str, Numbers]:
     """A name with `{}` for each run of digits, and the runs: `layers.3.w1` gives `layers.{}.w{}` and 3, 1."""
-    return _NUMBER.sub("{}", name), tuple(_NUMBER.findall(name))
+    parts = _NUMBER.split(name)
+    return "{}".join(parts[::2]), tuple(parts[1::2])
+
+
+def normalise_segments(name: str) -> tuple[str, Numbers]:
+    """Like `normalise`, but only for segments that are all digits: `layers.3.w1` gives `layers.{}.w1` and 3.
+
+    It takes a third of the time.
+    """
+    numbers = []
+    segments = name.split(".")
+    for place, segment in enumerate(segments):
+        if segment.isdigit() and segment.isascii():
+            numbers.append(segment)
+            segments[place] = "{}"
+    return ".".join(segments), tuple(numbers)
 
 
 class Pattern:
@@ -45,37 +64,37 @@ class Pattern:
             raise KeyMapError(f"The pattern {text!r} is malformed:", faults=faults)
 
     @cached_property
-    def key(self) -> str:
-        """The pattern as `normalise` would give it for a name that it matches."""
-        return _PIECE.sub("{}", self.text)
+    def holes_are_segments(self) -> bool:
+        """Whether every hole stands between dots, so that names can be looked up by `normalise_segments`."""
+        return all(segment.count("{") == 0 or _PIECE.fullmatch(segment) for segment in self.text.split("."))
 
-    @cached_property
-    def _slots(self) -> tuple[tuple[str, str], ...]:
-        """For each number of a name: the hole that takes it, or the digits it has to be."""
-        return tuple(_PIECE.findall(self.text))
+    def form(self, *, segments: bool) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """The pattern as `normalise` (or `normalise_segments`) would give it for a name that it matches.
+
+        Returns:
+            The normalised form, and for each number of such a name the hole that takes it, or the digits it has to be.
+        """
+        piece = _WHOLE_PIECE if segments else _PIECE
+        return piece.sub("{}", self.text), tuple(piece.findall(self.text))
 
     def match(self, name: str) -> Holes | None:
         """What stands in the holes if `name` is of this pattern, else None."""
-        key, numbers = normalise(name)
-        return self.match_numbers(numbers) if key == self.key else None
-
-    def match_numbers(self, numbers: tuple[str, ...]) -> Holes | None:
-        """Like `match`, for a name whose normalised form is known to be `key`."""
-        if len(numbers) != len(self._slots):  # braces stand in the name itself
+        key, slots = self.form(segments=False)
+        found, numbers = normalise(name)
+        if found != key or len(numbers) != len(slots):  # braces may stand in the name itself
             return None
-        holes = {}
-        for (hole, digits), number in zip(self._slots, numbers, strict=True):
-            if hole:
-                if (number[0] == "0" and number != "0") or len(number) > _MOST_DIGITS:
-                    return None
-                holes[hole] = int(number)
-            elif digits != number:
-                return None
-        return holes
+        if not all(fits(number, slot) for number, slot in zip(numbers, slots, strict=True)):
+            return None
+        return {hole: int(number) for (hole, _), number in zip(slots, numbers, strict=True) if hole}
+
+    @cached_property
+    def template(self) -> str:
+        """The pattern for the `%` operator, which takes the holes' numbers in the order of `holes`."""
+        return _PIECE.sub(lambda piece: "%s" if piece[1] else piece[0], self.text.replace("%", "%%"))
 
     def format(self, holes: Holes) -> str:
         """The name with these numbers in the holes."""
-        return _PIECE.sub(lambda piece: str(holes[piece[1]]) if piece[1] else piece[0], self.text)
+        return self.template % tuple([holes[hole] for hole in self.holes])
 
     def __str__(self) -> str:
         return self.text
@@ -88,3 +107,11 @@ class Pattern:
 
     def __hash__(self) -> int:
         return hash(self.text)
+
+
+def fits(number: str, slot: tuple[str, str]) -> bool:
+    """Whether a number may stand where a pattern has this hole or these digits."""
+    hole, digits = slot
+    if hole:
+        return (number[0] != "0" or number == "0") and len(number) <= _MOST_DIGITS
+    return number == digits

@@ -5,103 +5,232 @@ A rule names both sides by patterns. Sizes are numbers, or the names of fields o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kinfold.errors import KeyMapError
-from kinfold.keymap.ops import Concat, Identity, Op, PermuteRotary, Split, Stack, Transpose
-from kinfold.keymap.pattern import Pattern
+from kinfold.keymap.ops import (
+    Affine,
+    Concat,
+    Identity,
+    Op,
+    Pad,
+    PermuteRotary,
+    Reshape,
+    Split,
+    Stack,
+    Transpose,
+    Unpad,
+    Unstack,
+)
+from kinfold.keymap.pattern import Holes, Pattern
 
 Size = int | str
 """A number, or the name of the config's field that has it."""
 
 Resolve = Callable[[Size], int]
 
+MakeOp = Callable[[Resolve, int], Op]
+"""Gives a rule's operation once sizes are known, for so many tensors over the hole `over`."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rule:
     """One rule: the foreign tensors it takes, the native ones it gives, and the operation between them.
 
+    Two rules are equal if they are written the same.
+
     Attributes:
-        kind: The name of the function that made it.
+        text: The rule as it is written in Python.
         sources: The foreign tensors.
         targets: The native tensors; none for a rule that only takes.
-        make_op: Gives the operation once sizes are known, for so many tensors over the hole `over`.
-        over: A hole of the sources that one application runs through.
+        make_op: Gives the operation.
+        over: A hole that one application runs through, on either side.
+        count: How many tensors there are over it; where None, as many as are found.
         repeats: The foreign tensor that the source is a copy of.
         reason: Why the source is not needed.
     """
 
-    kind: str
+    text: str
     sources: tuple[Pattern, ...]
     targets: tuple[Pattern, ...] = ()
-    make_op: Callable[[Resolve, int], Op] = lambda size, count: Identity()
+    make_op: MakeOp = lambda size, count: Identity()
     over: str | None = None
+    count: Size | None = None
     repeats: Pattern | None = None
     reason: str = ""
 
     def __post_init__(self) -> None:
-        shared = set(self.sources[0].holes) - {self.over}
+        patterns = (*self.sources, *self.targets, *([self.repeats] if self.repeats else []))
+        shared = self.holes
         faults = [
-            f"{pattern} has the holes {sorted(pattern.holes)}, {self.sources[0]} has {sorted(shared)}"
-            for pattern, own in (
-                *((pattern, {self.over}) for pattern in self.sources),
-                *((pattern, set()) for pattern in (*self.targets, *([self.repeats] if self.repeats else []))),
-            )
-            if set(pattern.holes) - own != shared
+            f"{pattern} has the holes {sorted(pattern.holes)}, {patterns[0]} has {sorted(shared)}"
+            for pattern in patterns
+            if set(pattern.holes) - {self.over} != shared
         ]
-        if self.over is not None and any(self.over not in pattern.holes for pattern in self.sources):
-            faults.append(f"{self.sources[0]} has no hole {self.over!r}")
+        with_over = [pattern for pattern in patterns if self.over in pattern.holes]
+        if self.over is not None and len(with_over) in (0, len(patterns)):
+            faults.append(f"the hole {self.over!r} has to be in some of its patterns, not in {len(with_over)}")
         if faults:
             raise KeyMapError(f"The rule {self} is malformed:", faults=faults)
+
+    @property
+    def kind(self) -> str:
+        """The name of the function that makes it."""
+        return self.text.partition("(")[0]
+
+    @property
+    def holes(self) -> frozenset[str]:
+        """The holes that all its patterns have."""
+        return frozenset(self.sources[0].holes) - {self.over}
+
+    def names(self, patterns: Iterable[Pattern], holes: Holes, count: int) -> list[str]:
+        """The names of one application, for `count` tensors over the hole `over`: pattern after pattern."""
+        names = []
+        for pattern in patterns:
+            if self.over in pattern.holes:
+                names += [pattern.format({**holes, self.over or "": number}) for number in range(count)]
+            else:
+                names.append(pattern.format(holes))
+        return names
 
     def __str__(self) -> str:
         arrow = f" -> {', '.join(map(str, self.targets))}" if self.targets else ""
         return f"{self.kind}({', '.join(map(str, self.sources))}{arrow})"
 
+    def __repr__(self) -> str:
+        return self.text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rule) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
 
 def rename(source: str, target: str) -> Rule:
     """The tensor as it is, under another name."""
-    return Rule("rename", (Pattern(source),), (Pattern(target),))
+    return _one_to_one("rename", source, target, {}, lambda size, count: Identity())
 
 
 def transpose(source: str, target: str, *, dim0: int = 0, dim1: int = 1) -> Rule:
     """The tensor with two dimensions swapped, as between `Conv1D` and `Linear`."""
-    return Rule("transpose", (Pattern(source),), (Pattern(target),), lambda size, count: Transpose(dim0, dim1))
+    options = {"dim0": dim0, "dim1": dim1} if (dim0, dim1) != (0, 1) else {}
+    return _one_to_one("transpose", source, target, options, lambda size, count: Transpose(dim0, dim1))
 
 
-def permute_rotary(source: str, target: str, *, heads: Size) -> Rule:
+def reshape(source: str, target: str, *, there: Sequence[Size], here: Sequence[Size]) -> Rule:
+    """The same values in the same order, in another shape; on each side one size may be -1, for what is left."""
+
+    def make_op(size: Resolve, count: int) -> Op:
+        shapes = (tuple(-1 if part == -1 else size(part) for part in sizes) for sizes in (there, here))
+        return Reshape(*shapes)
+
+    return _one_to_one("reshape", source, target, {"there": tuple(there), "here": tuple(here)}, make_op)
+
+
+def permute_rotary(
+    source: str, target: str, *, heads: Size, rotary_dim: Size | None = None, start: Size | None = None
+) -> Rule:
     """A query or key projection whose rotary pairs are neighbours there, and halves here (see `PermuteRotary`)."""
-    sides = (Pattern(source),), (Pattern(target),)
-    return Rule("permute_rotary", *sides, lambda size, count: PermuteRotary(size(heads)))
+
+    def make_op(size: Resolve, count: int) -> Op:
+        turning = None if rotary_dim is None else size(rotary_dim)
+        return PermuteRotary(size(heads), "halves", turning, 0 if start is None else size(start))
+
+    options = {"heads": heads, "rotary_dim": rotary_dim, "start": start}
+    return _one_to_one("permute_rotary", source, target, options, make_op)
 
 
-def split(source: str, *, into: Sequence[str], sizes: Sequence[Size], dim: int = 0) -> Rule:
-    """One tensor there, several here: parts of these sizes along a dimension."""
+def pad(source: str, target: str, *, size: Size, padded: Size, dim: int = 0) -> Rule:
+    """A tensor with `size` in a dimension there, filled up with zeros to `padded` here."""
+    options = {"size": size, "padded": padded, "dim": dim or None}
+    return _one_to_one("pad", source, target, options, lambda get, count: Pad(get(size), get(padded), dim))
+
+
+def unpad(source: str, target: str, *, padded: Size, size: Size, dim: int = 0) -> Rule:
+    """A tensor filled up with zeros to `padded` in a dimension there, with `size` here."""
+    options = {"padded": padded, "size": size, "dim": dim or None}
+    return _one_to_one("unpad", source, target, options, lambda get, count: Unpad(get(padded), get(size), dim))
+
+
+def scale(source: str, target: str, *, by: float) -> Rule:
+    """A tensor that is multiplied by a number on its way here."""
+    return _one_to_one("scale", source, target, {"by": by}, lambda size, count: Affine(factor=by))
+
+
+def offset(source: str, target: str, *, by: float) -> Rule:
+    """A tensor to which a number is added on its way here, as to a norm that is stored minus one."""
+    return _one_to_one("offset", source, target, {"by": by}, lambda size, count: Affine(offset=by))
+
+
+def split(source: str, *, into: Sequence[str], sizes: Sequence[Size], dim: int = 0, groups: Size = 1) -> Rule:
+    """One tensor there, several here: parts of these sizes along a dimension; with `groups`, in turns (see `Split`)."""
     if len(into) != len(sizes):
         raise KeyMapError(f"split({source!r}): {len(into)} targets, but {len(sizes)} sizes.")
-    targets = tuple(map(Pattern, into))
-    return Rule("split", (Pattern(source),), targets, lambda size, count: Split(tuple(map(size, sizes)), dim))
+    options = {
+        "into": tuple(into),
+        "sizes": tuple(sizes),
+        "dim": dim or None,
+        "groups": None if groups == 1 else groups,
+    }
+    return Rule(
+        _text("split", source, **options),
+        (Pattern(source),),
+        tuple(map(Pattern, into)),
+        lambda size, count: Split(tuple(map(size, sizes)), dim, size(groups)),
+    )
 
 
-def concat(sources: Sequence[str], *, into: str, sizes: Sequence[Size], dim: int = 0) -> Rule:
-    """Several tensors there, of these sizes along a dimension, joined along it here."""
+def concat(sources: Sequence[str], *, into: str, sizes: Sequence[Size], dim: int = 0, groups: Size = 1) -> Rule:
+    """Several tensors there, of these sizes along a dimension, joined along it here; with `groups`, in turns."""
     if len(sources) != len(sizes):
         raise KeyMapError(f"concat(into={into!r}): {len(sources)} sources, but {len(sizes)} sizes.")
-    patterns = tuple(map(Pattern, sources))
-    return Rule("concat", patterns, (Pattern(into),), lambda size, count: Concat(tuple(map(size, sizes)), dim))
+    options = {"sizes": tuple(sizes), "dim": dim or None, "groups": None if groups == 1 else groups}
+    return Rule(
+        _text("concat", tuple(sources), into=into, **options),
+        tuple(map(Pattern, sources)),
+        (Pattern(into),),
+        lambda size, count: Concat(tuple(map(size, sizes)), dim, size(groups)),
+    )
 
 
-def stack(source: str, target: str, *, over: str) -> Rule:
+def stack(source: str, target: str, *, over: str, count: Size | None = None) -> Rule:
     """Tensors there that differ in the hole `over`, from 0 on, stacked along a new first dimension here."""
-    return Rule("stack", (Pattern(source),), (Pattern(target),), lambda size, count: Stack(count), over=over)
+    text = _text("stack", source, target, over=over, count=count)
+    make_op: MakeOp = lambda size, count: Stack(count)  # noqa: E731
+    return Rule(text, (Pattern(source),), (Pattern(target),), make_op, over=over, count=count)
+
+
+def unstack(source: str, target: str, *, over: str, count: Size) -> Rule:
+    """One tensor there, taken apart along its first dimension into tensors here that differ in the hole `over`."""
+    text = _text("unstack", source, target, over=over, count=count)
+    make_op: MakeOp = lambda size, count: Unstack(count)  # noqa: E731
+    return Rule(text, (Pattern(source),), (Pattern(target),), make_op, over=over, count=count)
 
 
 def tie(source: str, *, to: str) -> Rule:
     """A tensor there that repeats another one there; checked when it is loaded, copied when it is exported."""
-    return Rule("tie", (Pattern(source),), repeats=Pattern(to))
+    return Rule(_text("tie", source, to=to), (Pattern(source),), repeats=Pattern(to))
 
 
 def drop(source: str, *, reason: str) -> Rule:
     """A tensor there that is not needed here, and why."""
-    return Rule("drop", (Pattern(source),), reason=reason)
+    return Rule(_text("drop", source, reason=reason), (Pattern(source),), reason=reason)
+
+
+def _one_to_one(kind: str, source: str, target: str, options: Mapping[str, object], make_op: MakeOp) -> Rule:
+    return Rule(_text(kind, source, target, **options), (Pattern(source),), (Pattern(target),), make_op)
+
+
+def _text(kind: str, *arguments: object, **options: object) -> str:
+    """The call that makes a rule; options that are None are left out."""
+    named = [f"{name}={_literal(value)}" for name, value in options.items() if value is not None]
+    return f"{kind}({', '.join([*map(_literal, arguments), *named])})"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_literal, value))}{',' if len(value) == 1 else ''})"
+    return json.dumps(value) if isinstance(value, str) else repr(value)  # a JSON string is one of Python's, too
