@@ -40,6 +40,7 @@ class Decision:
         margin: By how much the best assignment beats the best one without this pair.
         evidence: What speaks for it, for a person.
         alternatives: What else could fill the targets, or be filled by the sources.
+        dim: Of several that are one: the dimension in which they are joined, counted in the shape of the several.
     """
 
     sources: tuple[Group, ...]
@@ -48,6 +49,7 @@ class Decision:
     margin: float
     evidence: str
     alternatives: tuple[Group, ...] = ()
+    dim: int = 0
 
     @property
     def confidence(self) -> float:
@@ -225,4 +227,4 @@ def _components(pairs: Iterable[tuple[Group, Group]]) -> list[tuple[list[Group],
 
 
 def _of_fusion(fusion: Fusion) -> Decision:
-    return Decision(fusion.sources, fusion.targets, fusion.relation, fusion.margin, fusion.evidence)
+    return Decision(fusion.sources, fusion.targets, fusion.relation, fusion.margin, fusion.evidence, dim=fusion.dim)
