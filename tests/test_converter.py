@@ -98,3 +98,26 @@ def test_the_manifest_of_a_state_dict() -> None:
     assert state_dict_manifest({"a": torch.zeros(2, 3, dtype=torch.bfloat16, device="meta")}) == {
         "a": TensorInfo((2, 3), "bfloat16", "bfloat16")
     }
+
+
+def test_layouts_that_only_values_tell_apart_are_refused() -> None:
+    turned = permute_rotary("layers.{n}.x", "layers.{n}.x", heads=1)
+    converter = CheckpointConverter(hf=KeyMap(turned, rename("layers.{n}.y", "layers.{n}.y"), rename("a", "b")))
+    with pytest.raises(CertificateError, match=r"hf, native all explain it"):
+        converter.choose(TARGET, TARGET, None, what="it")
+
+
+def test_layouts_that_do_the_same_are_no_matter() -> None:
+    same = KeyMap(rename("layers.{n}.x", "layers.{n}.x"), rename("layers.{n}.y", "layers.{n}.y"))
+    assert CheckpointConverter(hf=same).choose(TARGET, TARGET, None, what="it").certificate.holds
+
+
+def test_what_is_native_already_is_not_converted_again() -> None:
+    converter = CheckpointConverter(shift=KeyMap(rename("a", "b"), rename("b", "c")))
+    with pytest.raises(KeyMapError):
+        converter.load(
+            converter.load({"a": torch.ones(2), "b": torch.zeros(2)}, None, layout="shift"), None, layout="shift"
+        )
+    circle = CheckpointConverter(swap=KeyMap(rename("a", "b"), rename("b", "a")))
+    with pytest.raises(KeyMapError, match="converted already"):
+        circle.load({"a": torch.ones(2), "b": torch.zeros(2)}, None, layout="swap")

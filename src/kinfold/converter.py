@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kinfold.checkpoint import Manifest, TensorInfo
-from kinfold.errors import KeyMapError, nearest
+from kinfold.errors import CertificateError, KeyMapError, nearest
 from kinfold.keymap import BoundKeyMap, Certificate, KeyMap, certify, rename
+from kinfold.keymap.convert import refuse_what_may_be_converted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,13 +60,22 @@ class CheckpointConverter:
             what: The checkpoint, as the message of an error calls it.
 
         Raises:
-            CertificateError: None holds; lists every fault of the one that comes nearest.
+            CertificateError: None holds; lists every fault of the one that comes nearest. Or several do, and would
+                give different values, so that names and shapes do not tell which layout it is.
         """
-        best = self.conversions(source, target, config)[0]
+        best, *others = self.conversions(source, target, config)
         layouts = ", ".join([*self.key_maps, NATIVE])
         best.certificate.raise_for_faults(
-            f"No key map explains {what} (tried: {layouts}). The nearest, {best.layout}, fails on:"
+            f"No key map explains {what} (tried: {layouts}). The nearest, {best.layout}, fails on:",
+            hint="`scaffold keymap diff` says how it differs; `derive` makes a new key map, `regen` mends one.",
         )
+        different = [other.layout for other in others if other.certificate.holds and _differ(best, other)]
+        if different:
+            raise CertificateError(
+                f"Which layout {what} has is not to be told: the key maps {', '.join([best.layout, *different])} all "
+                "explain it, and give different values.",
+                hint="Names that are the same in two layouts have to be told apart by other tensors of them.",
+            )
         return best
 
     def load(self, state_dict: Mapping[str, Tensor], config: object, *, layout: str) -> dict[str, Tensor]:
@@ -73,11 +83,13 @@ class CheckpointConverter:
 
         Raises:
             CertificateError: The key map does not explain the state dict in full.
+            KeyMapError: The state dict may be native already.
         """
         bound = self._bound(layout, config)
         source = state_dict_manifest(state_dict)
         certificate = certify(bound, source, bound.target_manifest(source))
         certificate.raise_for_faults(f"The key map {layout!r} does not explain this state dict:")
+        refuse_what_may_be_converted(bound, source)
         return dict(certificate.plan.load(state_dict.__getitem__))
 
     def export(self, state_dict: Mapping[str, Tensor], config: object, *, layout: str) -> dict[str, Tensor]:
@@ -92,6 +104,12 @@ class CheckpointConverter:
         if layout not in self.key_maps:
             raise KeyMapError(f"There is no key map for the layout {layout!r}.", hint=nearest(layout, self.key_maps))
         return self.key_maps[layout].bind(config)
+
+
+def _differ(a: Conversion, b: Conversion) -> bool:
+    """Whether two conversions that hold do different things."""
+    sides = [{step.targets: (step.sources, step.op) for step in c.certificate.plan.steps} for c in (a, b)]
+    return sides[0] != sides[1]
 
 
 def state_dict_manifest(state_dict: Mapping[str, Tensor]) -> Manifest:

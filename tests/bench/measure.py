@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event, Thread
 
 MARK = "SECONDS"
+
+_ANONYMOUS = re.compile(r"^RssAnon:\s*(\d+) kB$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -34,25 +39,32 @@ class Command:
 
 @dataclass(frozen=True)
 class Row:
-    """What is measured, with whom it is compared, and what we aim for."""
+    """What is measured, with whom it is compared, and what we aim for.
+
+    Attributes:
+        private: Whether the table shows private memory as well, in which pages mapped from files do not count.
+    """
 
     what: str
     ours: Command
     peers: Sequence[Command]
     goal: str
     runs: int = 5
+    private: bool = False
 
 
 @dataclass
 class Figures:
-    """Seconds and peak resident memory (MB) of several runs."""
+    """Seconds, peak resident memory and, where it was watched, peak private memory (MB) of several runs."""
 
     seconds: list[float] = field(default_factory=list)
     megabytes: list[float] = field(default_factory=list)
+    private: list[float] = field(default_factory=list)
 
     def __str__(self) -> str:
         spread = f"{min(self.seconds):.2f}-{max(self.seconds):.2f}"
-        return f"{self.median:.3f} s ({spread}), {statistics.median(self.megabytes):.0f} MB"
+        private = f" ({statistics.median(self.private):.0f} MB private)" if self.private else ""
+        return f"{self.median:.3f} s ({spread}), {statistics.median(self.megabytes):.0f} MB{private}"
 
     @property
     def median(self) -> float:
@@ -66,30 +78,54 @@ def measure(row: Row) -> dict[str, Figures]:
     figures = {command.name: Figures() for command in commands}
     for turn in range(row.runs + 1):
         for command in commands:
-            seconds, megabytes = run(command)
-            if turn:
-                figures[command.name].seconds.append(seconds)
-                figures[command.name].megabytes.append(megabytes)
+            run(command, figures[command.name] if turn else Figures(), private=row.private)
     return figures
 
 
-def run(command: Command) -> tuple[float, float]:
-    """Seconds and peak resident megabytes of one run."""
+def run(command: Command, figures: Figures, *, private: bool = False) -> None:
+    """Run a command once and add what is measured to its figures."""
     command.before()
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(os.cpu_count())}
     start = time.perf_counter()
-    with subprocess.Popen(
-        command.arguments, cwd=command.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
+    with (
+        subprocess.Popen(
+            command.arguments, cwd=command.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process,
+        _watched(process.pid, figures.private) if private else nullcontext(),
+    ):
         output = process.stdout.read().decode() if process.stdout else ""
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start
     if process.returncode:
         raise RuntimeError(f"{command.name} failed:\n{output}")
     if command.inner:
         seconds = float(next(line for line in output.splitlines() if line.startswith(MARK)).split()[1])
-    return seconds, usage.ru_maxrss / 1024
+    figures.seconds.append(seconds)
+    figures.megabytes.append(usage.ru_maxrss / 1024)
+
+
+@contextmanager
+def _watched(pid: int, peaks: list[float], *, every: float = 0.005) -> Iterator[None]:
+    """Add the most private memory (MB) that a process has had to a list, looked at every few milliseconds."""
+    done, found = Event(), [0.0]
+
+    def watch() -> None:
+        while not done.wait(every):
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except OSError:  # it has ended
+                return
+            found.extend(int(size) / 1024 for size in _ANONYMOUS.findall(status))
+
+    thread = Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        peaks.append(max(found))
 
 
 def table(rows: Sequence[tuple[Row, dict[str, Figures]]]) -> str:

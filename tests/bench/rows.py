@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -13,6 +14,7 @@ from measure import Command, Row
 
 PYTHON = sys.executable
 PEER = str(Path(PYTHON).parent)
+TESTS = TOP / "tests"
 
 
 def _inner(name: str, folder: Path, setup: str, work: str) -> Command:
@@ -33,6 +35,13 @@ OURS = """
 THEIRS = """
     import torch
     from transformers import AutoModelForCausalLM, LlamaForCausalLM
+"""
+
+
+DEEPSEEK = """
+    from deepseek import checkpoint, key_map, regular_expressions
+    source = checkpoint()
+    target = key_map().bind().target_manifest(source)
 """
 
 
@@ -182,6 +191,73 @@ def decode() -> Row:
     )
 
 
+def keymap_names() -> Row:
+    """What each name in a checkpoint of DeepSeek-V3's size becomes."""
+    loop = """
+    import re
+    def new_name(name):
+        for pattern, replacement in table.items():
+            if (new := re.sub(pattern, replacement, name)) != name:
+                return new
+        return name
+    """
+    normalised = """
+    import re
+    digits = re.compile("[0-9]+")
+    table = {digits.sub("#", name): name for name in source}
+    """
+    return Row(
+        "map the 90,427 names of DeepSeek-V3 in FP8",
+        _inner("kinfold, 37 rules", TESTS, DEEPSEEK, "names = key_map().bind().lookup(source)"),
+        [
+            _inner("the loop of fairseq2, written anew, 22 regular expressions", TESTS, DEEPSEEK + loop,
+                   "table = regular_expressions()\nnames = {name: new_name(name) for name in source}"),
+            _inner("digits normalised by `re.sub`, looked up", TESTS, DEEPSEEK + normalised,
+                   "names = {name: table[digits.sub('#', name)] for name in source}"),
+        ],
+        ">= 20 x the loop",
+    )  # fmt: skip
+
+
+def keymap_infer() -> Row:
+    """The same map, found by names and shapes."""
+    setup = DEEPSEEK + "    from kinfold.scaffold.keymap.infer import infer\n"
+    work = "found = infer(source, target)\nassert sum(decision.sure for decision in found.decisions) == len(key_map())"
+    return Row(
+        "infer that map from names and shapes",
+        _inner("kinfold", TESTS, setup, work),
+        [],
+        "<= 2 s, 300 MB",
+    )
+
+
+def keymap_certificate() -> Row:
+    """The certificate of the same map."""
+    setup = DEEPSEEK + "    from kinfold.keymap import certify\n"
+    work = "certificate = certify(key_map().bind(), source, target)\nassert certificate.holds"
+    return Row("certify that map", _inner("kinfold", TESTS, setup, work), [], "<= 1 s")
+
+
+def convert() -> Row:
+    """1.1 billion parameters in bfloat16, from the layout of transformers to ours, on disk."""
+    checkpoint = checkpoint_1b()
+    folder = family("llama_1b", checkpoint)
+    converted = BENCH / "converted"
+
+    def clean() -> None:
+        shutil.rmtree(converted, ignore_errors=True)
+
+    setup = OURS.format(family="llama_1b") + "    from kinfold.convert import convert_checkpoint\n"
+    work = f"convert_checkpoint({str(checkpoint)!r}, {str(converted)!r}, family='llama_1b')"
+    return Row(
+        "2.2 GB bf16 checkpoint to another layout on disk",
+        replace(_inner("kinfold", folder, setup, work), before=clean),
+        [Command("cp -r", ["cp", "-r", str(checkpoint), str(converted)], BENCH, before=clean)],
+        "<= 1.3 x cp, 500 MB private",
+        private=True,
+    )
+
+
 ROWS: dict[str, Callable[[], Row]] = {
     "help": help_,
     "new-family": new_family,
@@ -190,4 +266,8 @@ ROWS: dict[str, Callable[[], Row]] = {
     "load-copied": load_copied,
     "load-gguf": load_gguf,
     "decode": decode,
+    "keymap-names": keymap_names,
+    "keymap-infer": keymap_infer,
+    "keymap-certificate": keymap_certificate,
+    "convert": convert,
 }

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Literal
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from kinfold.checkpoint.manifest import ITEMSIZES
 from kinfold.errors import KeyMapError
 from kinfold.keymap.ops import (
     Affine,
@@ -36,13 +38,14 @@ from kinfold.keymap.ops import (
 from kinfold.keymap.ops.base import size_of
 
 SIZES = st.integers(1, 4)
+DTYPES = [getattr(torch, name) for name in ITEMSIZES]
 OpWithShapes = tuple[Op, list[Shape]]
 
 
 @st.composite
 def plain_ops(draw: st.DrawFn) -> OpWithShapes:
     """An operation that only moves values, and shapes that it takes."""
-    rows, columns, count, groups = draw(SIZES), draw(SIZES), draw(SIZES), draw(SIZES)
+    rows, columns, count, groups = draw(SIZES), draw(st.integers(0, 4)), draw(SIZES), draw(SIZES)
     sizes = tuple(groups * size for size in draw(st.lists(SIZES, min_size=1, max_size=3)))
     dim = draw(st.integers(0, 1))
 
@@ -59,14 +62,20 @@ def plain_ops(draw: st.DrawFn) -> OpWithShapes:
         lambda: (PermuteRotary(count, to, None, start), [(count * (start + 2 * rows), *rest)]),
         lambda: (Transpose(), [(rows, columns)]),
         lambda: (Transpose(0, 2), [(rows, columns, count)]),
+        lambda: (Identity(), [()]),
         lambda: (Reshape((rows, 1, columns), (rows, columns)), [(rows, 1, columns)]),
         lambda: (Reshape((rows, -1), (1, -1, count)), [(rows, columns * count)]),
+        lambda: (Reshape((rows, count, -1), (1, rows * count, -1, 1)), [(rows, count, columns)]),
+        lambda: (Reshape((rows * 2, count * 3), (rows, 2 * count, 3)), [(rows * 2, count * 3)]),
+        lambda: (Reshape((1,), ()), [(1,)]),
         lambda: (Concat(sizes, dim, groups), [part(size) for size in sizes]),
         lambda: (Split(sizes, dim, groups), [part(sum(sizes))]),
         lambda: (Stack(count), [(rows, columns)] * count),
+        lambda: (Stack(count), [()] * count),
         lambda: (Unstack(count), [(count, rows)]),
+        lambda: (Unstack(count), [(count,)]),
         lambda: (Pad(rows, rows + count), [(rows, columns)]),
-        lambda: (Pad(columns, columns + count, 1), [(rows, columns)]),
+        lambda: (Pad(groups, groups + count, 1), [(rows, groups)]),
     ]
     return draw(st.sampled_from(makers))()
 
@@ -106,45 +115,79 @@ OPS = st.one_of(plain_ops(), composites())
 
 def bits(tensor: Tensor) -> Tensor:
     """What is compared: NaN and -0.0 too."""
-    return tensor.contiguous().view(torch.int32)
+    return tensor.contiguous().flatten().view(torch.uint8)
 
 
-def random_bits(shapes: list[Shape], seed: int) -> list[Tensor]:
+def same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(bits(a), bits(b))
+
+
+def random_bits(shapes: list[Shape], seed: int, dtype: torch.dtype) -> list[Tensor]:
     random = torch.Generator().manual_seed(seed)
-    return [torch.randint(-(2**31), 2**31, shape, generator=random).int().view(torch.float32) for shape in shapes]
+    most = 2 if dtype == torch.bool else 256
+    sizes = [(prod(shape) * dtype.itemsize,) for shape in shapes]
+    drawn = [torch.randint(0, most, size, generator=random, dtype=torch.uint8) for size in sizes]
+    return [values.view(dtype).view(shape) for values, shape in zip(drawn, shapes, strict=True)]
 
 
-@given(OPS, st.integers(0, 2**32 - 1))
-def test_inverse_and_shapes(case: OpWithShapes, seed: int) -> None:
+@given(OPS, st.integers(0, 2**32 - 1), st.sampled_from(DTYPES))
+@settings(deadline=None)
+def test_inverse_and_shapes(case: OpWithShapes, seed: int, dtype: torch.dtype) -> None:
     op, shapes = case
-    tensors = random_bits(shapes, seed)
+    tensors = random_bits(shapes, seed, dtype)
     before = [tensor.clone() for tensor in tensors]
     there = op.apply(tensors)
     assert [tuple(tensor.shape) for tensor in there] == op.shapes(shapes)
     assert all(tensor.is_contiguous() for tensor in there)
     back = op.inverse().apply(there)
     assert [tuple(tensor.shape) for tensor in back] == shapes == op.inverse().shapes(op.shapes(shapes))
-    assert all(torch.equal(bits(a), bits(b)) for a, b in zip(back, before, strict=True))
-    assert all(torch.equal(bits(a), bits(b)) for a, b in zip(tensors, before, strict=True))
+    assert all(map(same, back, before))
+    assert all(map(same, tensors, before))
     assert op.inverse().inverse() == op
-    assert all(torch.equal(bits(a), bits(b)) for a, b in zip(op.apply(back), there, strict=True))
+    assert all(map(same, op.apply(back), there))
 
 
-@given(OPS, st.integers(0, 2**32 - 1), st.data())
-def test_a_part_is_what_the_whole_has_there(case: OpWithShapes, seed: int, data: st.DataObject) -> None:
+def draw_index(data: st.DataObject, shape: Shape) -> Index:
+    """A part of a tensor: along each dimension a range, or positions in any order; either may be empty."""
+    index: list[range | Tensor] = []
+    for size in shape:
+        start = data.draw(st.integers(0, size))
+        some = st.lists(st.integers(0, max(size - 1, 0)), max_size=size)
+        listed = some.map(lambda positions: torch.tensor(positions, dtype=torch.int64))
+        index.append(data.draw(st.one_of(st.integers(start, size).map(partial(range, start)), listed)))
+    return tuple(index)
+
+
+@given(OPS, st.integers(0, 2**32 - 1), st.sampled_from(DTYPES), st.data())
+@settings(deadline=None, max_examples=200)
+def test_a_part_is_what_the_whole_has_there(
+    case: OpWithShapes, seed: int, dtype: torch.dtype, data: st.DataObject
+) -> None:
     forward, shapes = case
-    inputs = random_bits(shapes, seed)
+    inputs = random_bits(shapes, seed, dtype)
     for op, tensors in ((forward, inputs), (forward.inverse(), forward.apply(inputs))):
         made = op.apply(tensors)
         output = data.draw(st.integers(0, len(made) - 1))
-        index: list[range | Tensor] = []
-        for size in made[output].shape:
-            start = data.draw(st.integers(0, size - 1))
-            some = st.lists(st.integers(0, size - 1), min_size=1, max_size=size)
-            positions = st.one_of(st.integers(start + 1, size).map(partial(range, start)), some.map(torch.tensor))
-            index.append(data.draw(positions))
-        part = op.read(output, tuple(index), [TensorSource(tensor) for tensor in tensors])
-        assert torch.equal(bits(part), bits(TensorSource(made[output]).read(tuple(index))))
+        index = draw_index(data, tuple(made[output].shape))
+        part = op.read(output, index, [TensorSource(tensor) for tensor in tensors])
+        assert same(part, TensorSource(made[output]).read(index))
+
+
+@given(OPS, st.data())
+@settings(deadline=None)
+def test_operations_work_without_values(case: OpWithShapes, data: st.DataObject) -> None:
+    forward, shapes = case
+    with torch.device("meta"):
+        for op in (forward, forward.inverse()):
+            made = op.apply([torch.empty(shape) for shape in shapes])
+            assert [tuple(tensor.shape) for tensor in made] == op.shapes(shapes)
+            output = data.draw(st.integers(0, len(made) - 1))
+            with torch.device("cpu"):
+                index = draw_index(data, tuple(made[output].shape))
+            part = op.read(output, index, [TensorSource(torch.empty(shape)) for shape in shapes])
+            assert part.is_meta
+            assert tuple(part.shape) == tuple(map(len, index))
+            shapes = op.shapes(shapes)
 
 
 class Counting(TensorSource):
@@ -167,6 +210,9 @@ class Counting(TensorSource):
         (PermuteRotary(4), [(16, 6)]),
         (Transpose(), [(6, 16)]),
         (Reshape((8, 1, 6), (8, 6)), [(8, 1, 6)]),
+        (Reshape((4, 2, 6), (8, 6)), [(4, 2, 6)]),
+        (Reshape((8, 6), (4, 2, 6)), [(8, 6)]),
+        (Reshape((8, 6), (4, 2, 3, 2)), [(8, 6)]),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -190,7 +236,7 @@ def test_numbers_are_changed_only_where_that_can_be_taken_back(
     except KeyMapError as error:
         assert "cannot be taken back bit for bit" in str(error)  # noqa: PT017
         return
-    assert torch.equal(bits(op.inverse().apply([there])[0]), bits(tensor))
+    assert same(op.inverse().apply([there])[0], tensor)
 
 
 def test_a_norm_that_is_stored_minus_one() -> None:
@@ -204,26 +250,36 @@ def test_a_norm_that_is_stored_minus_one() -> None:
         Affine(offset=1.0).apply([torch.tensor([0.5, 1e-9], dtype=torch.bfloat16)])
 
 
-def test_padding_that_holds_something_is_not_thrown_away() -> None:
-    tensor = torch.tensor([[1.0], [2.0], [0.0]])
-    assert Unpad(3, 2).apply([tensor])[0].tolist() == [[1.0], [2.0]]
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype.is_floating_point])
+def test_any_floating_dtype_can_be_scaled(dtype: torch.dtype) -> None:
+    stored = torch.tensor([0.5, 1.0, 2.0]).to(dtype)
+    (ours,) = Affine(factor=2.0).apply([stored])
+    assert ours.dtype == dtype
+    assert ours.float().tolist() == [1.0, 2.0, 4.0]
+    assert same(Affine(factor=2.0).inverse().apply([ours])[0], stored)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_whole_numbers_are_not_scaled(dtype: torch.dtype) -> None:
+    with pytest.raises(KeyMapError, match=f"{dtype} cannot be multiplied or added to"):
+        Affine(factor=2.0).apply([torch.ones(3, dtype=dtype)])
+
+
+@pytest.mark.parametrize("lost", [2.0, -0.0, float("nan")])
+def test_padding_that_holds_something_is_not_thrown_away(lost: float) -> None:
+    tensor = torch.tensor([[1.0], [lost], [0.0]])
+    assert same(Unpad(3, 2).apply([tensor])[0], tensor[:2])
     with pytest.raises(KeyMapError, match="beyond 1 in dimension 0"):
         Unpad(3, 1).apply([tensor])
 
 
-def test_fused_projections_are_laid_out_as_their_models_have_them() -> None:
-    heads, head_dim = 4, 2
-    q, k, v = (torch.randn(heads * head_dim, 5) for _ in range(3))
-    split = Split((8, 8, 8), groups=heads)
-    # transformers, modeling_gpt_neox.py: qkv.view(heads, 3 * head_dim), then chunks of the last dimension
-    fused = torch.cat([t.view(heads, head_dim, 5) for t in (q, k, v)], dim=1).reshape(-1, 5)
-    assert all(torch.equal(a, b) for a, b in zip(split.apply([fused]), (q, k, v), strict=True))
-    # transformers, modeling_falcon.py, new_decoder_architecture: (kv_heads, heads / kv_heads + 2, head_dim)
-    kv_heads = 2
-    k, v = k[: kv_heads * head_dim], v[: kv_heads * head_dim]
-    rows = [t.view(kv_heads, -1, head_dim, 5) for t in (q, k, v)]
-    grouped = torch.cat(rows, dim=1).reshape(-1, 5)
-    assert all(torch.equal(a, b) for a, b in zip(Split((8, 4, 4), groups=2).apply([grouped]), (q, k, v), strict=True))
+def test_the_part_beside_padding_looks_at_it() -> None:
+    tensor = torch.tensor([[1.0, 1.0], [2.0, 2.0], [0.0, 3.0]])
+    source, op = [TensorSource(tensor)], Unpad(3, 2)
+    assert op.read(0, (range(0, 1), range(0, 2)), source).tolist() == [[1.0, 1.0]]
+    assert op.read(0, (range(1, 2), range(0, 1)), source).tolist() == [[2.0]]  # another's columns are not its own
+    with pytest.raises(KeyMapError, match="beyond 2 in dimension 0"):
+        op.read(0, (torch.tensor([1, 0]), range(0, 2)), source)
 
 
 @given(heads=st.integers(1, 5), half=st.integers(1, 5), columns=st.integers(1, 4))

@@ -59,7 +59,7 @@ def test_names_that_differ_in_their_numbers_alone_have_one_key() -> None:
     assert (
         normalise("layers.12.w1")[0]
         == normalise("layers.3.w2")[0]
-        == Pattern("layers.{layer}.w1").form(segments=False)[0]
+        == Pattern("layers.{layer}.w1").form()[0]
     )
 
 

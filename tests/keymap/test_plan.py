@@ -6,101 +6,13 @@ import pytest
 import torch
 from example import CONFIG, RULES, manifests
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from random_maps import maps_with_tensors
 from torch import Tensor
 
-from kinfold import CheckpointConverter
+from kinfold import CheckpointConverter, convert_model_state_dict
 from kinfold.converter import state_dict_manifest
 from kinfold.errors import KeyMapError
-from kinfold.keymap import (
-    KeyMap,
-    Plan,
-    Rule,
-    certify,
-    chain,
-    concat,
-    drop,
-    permute_rotary,
-    rename,
-    reshape,
-    split,
-    stack,
-    tie,
-    transpose,
-    unstack,
-)
-
-SIZES = st.integers(1, 4)
-
-
-@st.composite
-def maps_with_tensors(draw: st.DrawFn) -> tuple[KeyMap, dict[str, Tensor]]:
-    """A few random rules, and in any order the tensors that they take in a few layers."""
-    layers = draw(SIZES)
-    rules: list[Rule] = []
-    shapes: dict[str, tuple[int, ...]] = {}
-    kinds = ["rename", "permute_rotary", "transpose", "split", "concat", "stack", "unstack", "tie", "reshape", "chain"]
-    kinds += ["experts", "gates"]
-    for number, kind in enumerate(draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=6))):
-        old, new = f"h.{{layer}}.w{number}", f"layers.{{layer}}.x{number}"
-        rows, columns = draw(SIZES), draw(SIZES)
-        sizes, dim = draw(st.lists(SIZES, min_size=1, max_size=3)), draw(st.integers(0, 1))
-        parts = [(size, columns) if dim == 0 else (rows, size) for size in sizes]
-        whole = (sum(sizes), columns) if dim == 0 else (rows, sum(sizes))
-        count = draw(st.integers(1, 12))
-        made, taken = {
-            "rename": (rename(old, new), {"": (rows, columns)}),
-            "permute_rotary": (permute_rotary(old, new, heads=rows), {"": (rows * 2 * columns, columns)}),
-            "transpose": (transpose(old, new), {"": (rows, columns)}),
-            "split": (
-                split(old, into=[f"{new}.{n}" for n in range(len(sizes))], sizes=sizes, dim=dim),
-                {"": whole},
-            ),
-            "concat": (
-                concat([f"{old}.{n}" for n in range(len(sizes))], into=new, sizes=sizes, dim=dim),
-                {f".{n}": part for n, part in enumerate(parts)},
-            ),
-            "stack": (
-                stack(f"{old}.{{expert}}.b", new, over="expert"),
-                {f".{n}.b": (rows, columns) for n in range(count)},
-            ),
-            "unstack": (unstack(old, f"{new}.{{e}}", over="e", count=count), {"": (count, rows, columns)}),
-            "tie": (rename(old, new), {"": (rows,), ".copy": (rows,)}),
-            "reshape": (reshape(old, new, there=(rows, 1, -1), here=(rows, -1)), {"": (rows, 1, columns)}),
-            "chain": (
-                chain(
-                    transpose(old, "qkv.{layer}"),
-                    split("qkv.{layer}", into=[f"{new}.{n}" for n in range(len(sizes))], sizes=sizes),
-                ),
-                {"": (columns, sum(sizes))},
-            ),
-            "experts": (
-                chain(
-                    transpose(f"{old}.{{e}}.a", "a.{layer}.{e}"),
-                    concat(("a.{layer}.{e}", f"{old}.{{e}}.b"), into="ab.{layer}.{e}", sizes=(rows, columns)),
-                    stack("ab.{layer}.{e}", new, over="e"),
-                ),
-                {f".{n}.a": (3, rows) for n in range(count)} | {f".{n}.b": (columns, 3) for n in range(count)},
-            ),
-            "gates": (
-                chain(
-                    split(old, into=("g.{layer}", "u.{layer}"), sizes=(rows, columns), dim=1),
-                    unstack("g.{layer}", f"{new}.{{e}}.g", over="e", count=count),
-                    unstack("u.{layer}", f"{new}.{{e}}.u", over="e", count=count),
-                ),
-                {"": (count, rows + columns, 2)},
-            ),
-        }[kind]
-        rules.append(made)
-        if kind == "tie":
-            rules.append(tie(f"{old}.copy", to=old))
-        for layer in range(layers):
-            shapes |= {f"h.{layer}.w{number}{suffix}": shape for suffix, shape in taken.items()}
-    tensors = {name: torch.randn(shapes[name]) for name in draw(st.permutations(list(shapes)))}
-    for name in shapes:
-        if name.endswith(".copy"):
-            tensors[name] = tensors[name.removesuffix(".copy")].clone()
-    return KeyMap(*rules), tensors
+from kinfold.keymap import KeyMap, Plan, certify, drop, rename, tie
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -154,6 +66,16 @@ def test_a_copy_that_differs_is_refused_before_anything_is_loaded() -> None:
     tensors["head.weight"][3, 4] += 1
     with pytest.raises(KeyMapError, match=r"head\.weight should repeat tok\.weight, but differs from it"):
         next(plan.load(tensors.__getitem__))
+
+
+def test_copies_are_compared_bit_by_bit_and_all_that_differ_are_named() -> None:
+    key_map = KeyMap(rename("h.{n}.a", "l.{n}.a"), tie("h.{n}.b", to="h.{n}.a"))
+    tensors = {f"h.{n}.{name}": torch.tensor([1.0, float("nan"), 0.0]) for n in range(3) for name in "ab"}
+    assert convert_model_state_dict(tensors, key_map).keys() == {"l.0.a", "l.1.a", "l.2.a"}  # NaN repeats NaN
+    tensors["h.0.b"], tensors["h.2.b"] = torch.tensor([1.0, float("nan"), -0.0]), torch.zeros(3)
+    with pytest.raises(KeyMapError) as error:
+        convert_model_state_dict(tensors, key_map)
+    assert error.value.faults == tuple(f"h.{n}.b should repeat h.{n}.a, but differs from it" for n in (0, 2))
 
 
 def test_tensors_are_read_when_they_are_needed() -> None:

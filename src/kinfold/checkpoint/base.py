@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from kinfold.checkpoint.manifest import Manifest
 
@@ -13,14 +14,40 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where the values of a tensor lie in a file, just as they are in memory, without gaps."""
+
+    file: Path
+    start: int
+    nbytes: int
+
+
+class Readable(Protocol):
+    """What can be written to a file: names and shapes, and the tensors one by one."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What there is, in the order in which it is best read."""
+        ...
+
+    def tensor(self, name: str) -> Tensor:
+        """Read one tensor; of the shape and dtype that the manifest says."""
+        ...
+
+    def extent(self, name: str) -> Extent | None:
+        """Where a tensor lies in a file, if it is there as it is."""
+        ...
+
+
 class Checkpoint(ABC):
     """An open checkpoint: a context manager.
 
     Attributes:
         path: The file or folder it was opened at.
-        layout: The kind of file: "safetensors" or "gguf".
+        layout: The kind of file: "safetensors", "gguf", "pickle" or "dcp".
         manifest: Its tensors, from headers alone.
-        config: What config.json holds, or the metadata of a GGUF file without its tokenizer.
+        config: What config.json (or Meta's params.json) holds, or the metadata of a GGUF file without its tokenizer.
     """
 
     path: Path
@@ -40,6 +67,10 @@ class Checkpoint(ABC):
         Raises:
             CheckpointError: There is no such tensor.
         """
+
+    def extent(self, name: str) -> Extent | None:
+        """Where a tensor lies in its file, for copying it there without reading it; None where that is not known."""
+        return None
 
     @abstractmethod
     def close(self) -> None:

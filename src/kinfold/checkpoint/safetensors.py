@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinfold.checkpoint.base import Checkpoint
+from kinfold.checkpoint.base import Checkpoint, Extent
 from kinfold.checkpoint.header import Entry, read_header
 from kinfold.checkpoint.manifest import TensorInfo
 from kinfold.checkpoint.mapping import map_privately, read_slice
@@ -74,6 +74,10 @@ class SafetensorsCheckpoint(Checkpoint):
         if not entry.nbytes:
             return torch.empty(entry.shape, dtype=dtype)
         return read_slice(self._mapping(file), entry.start, entry.nbytes, dtype, copy=not mmap).view(entry.shape)
+
+    def extent(self, name: str) -> Extent | None:
+        located = self._entries.get(name)
+        return Extent(located.file, located.entry.start, located.entry.nbytes) if located else None
 
     def close(self) -> None:
         self._mappings.clear()

@@ -5,7 +5,7 @@ from kinfold.keymap.chain import chain
 from kinfold.keymap.convert import convert_model_state_dict
 from kinfold.keymap.keymap import BoundKeyMap, KeyMap
 from kinfold.keymap.pattern import Pattern
-from kinfold.keymap.plan import Plan, Step
+from kinfold.keymap.plan import Plan, Step, sources_in
 from kinfold.keymap.rules import (
     Rule,
     concat,
@@ -43,6 +43,7 @@ __all__ = [
     "rename",
     "reshape",
     "scale",
+    "sources_in",
     "split",
     "stack",
     "tie",

@@ -36,10 +36,10 @@ class Certificate:
         """Whether every source is used once or dropped by name, and every target filled once."""
         return not self.faults
 
-    def raise_for_faults(self, summary: str) -> None:
+    def raise_for_faults(self, summary: str, *, hint: str | None = None) -> None:
         """Raise a `CertificateError` that lists all faults, if there are any."""
         if self.faults:
-            raise CertificateError(summary, faults=self.faults)
+            raise CertificateError(summary, faults=self.faults, hint=hint)
 
     def __str__(self) -> str:
         if self.faults:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import prod
 from typing import Literal, TypeGuard
 
 from kinfold.checkpoint.manifest import Manifest, TensorInfo
@@ -54,7 +55,11 @@ class KeyMap:
         faults: list[str] = []
 
         def resolve(size: Size) -> int:
-            number = getattr(config, size, None) if isinstance(size, str) else size
+            return prod(factor(part) for part in (size.split(" * ") if isinstance(size, str) else [size]))
+
+        def factor(size: Size) -> int:
+            number = int(size) if isinstance(size, str) and size.isdecimal() else size
+            number = getattr(config, number, None) if isinstance(number, str) else number
             if _is_number(number) and number > 0:
                 return number
             if isinstance(size, str) and not hasattr(config, size):
@@ -83,6 +88,10 @@ class BoundKeyMap:
         self._ops: dict[tuple[int, int], Op] = {}
         self._sources = PatternIndex((rule, rule.sources) for rule in rules)
         self._targets = PatternIndex((rule, rule.targets) for rule in rules)
+
+    def restricted_to(self, *rules: Rule) -> BoundKeyMap:
+        """The map of some of its rules alone."""
+        return BoundKeyMap(rules, self._resolve)
 
     def op(self, rule: Rule, count: int) -> Op:
         """The operation of a rule, for `count` tensors over its hole `over`."""

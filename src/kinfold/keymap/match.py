@@ -6,11 +6,12 @@ length alone: neither with the number of rules nor with what rules there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 
-from kinfold.keymap.pattern import Holes, Numbers, Pattern, fits, normalise, normalise_segments
+from kinfold.keymap.pattern import Holes, Named, Numbers, Pattern, by_form, fits_hole
 from kinfold.keymap.rules import Rule
 
 
@@ -57,40 +58,34 @@ class Matching:
     numbers: dict[str, set[int]] = field(default_factory=dict)
 
 
-Named = tuple[str, Numbers]
-"""A name, and the numbers in it."""
-
-
 class PatternIndex:
-    """The patterns of one side of a key map, by their normalised form."""
+    """The patterns of one side of a key map, by their normalised form and the digits that they have themselves."""
 
     def __init__(self, patterns: Iterable[tuple[Rule, tuple[Pattern, ...]]]) -> None:
-        placed = [(rule, place, pattern) for rule, group in patterns for place, pattern in enumerate(group)]
-        self._segments = all(pattern.holes_are_segments for _, _, pattern in placed)
-        self._literal: dict[str, list[_Entry]] = {}
-        self._by_key: dict[str, list[_Entry]] = {}
-        for rule, place, pattern in placed:
-            key, slots = pattern.form(segments=self._segments)
-            table, key = (self._by_key, key) if pattern.holes else (self._literal, pattern.text)
-            table.setdefault(key, []).append(_Entry(rule, place, pattern, slots))
+        self._by_form: dict[str, dict[tuple[int, ...], dict[Hashable, list[_Entry]]]] = {}
+        for rule, group in patterns:
+            for place, pattern in enumerate(group):
+                form, slots = pattern.form()
+                fixed = tuple(slot for slot, (hole, _) in enumerate(slots) if not hole)
+                digits = _numbers_at(fixed)([digits for _, digits in slots])
+                by_digits = self._by_form.setdefault(form, {}).setdefault(fixed, {})
+                by_digits.setdefault(digits, []).append(_Entry(rule, place, slots))
 
     def match(self, names: Iterable[str]) -> Matching:
-        """The uses of rules that names call for, in the order in which their forms first come."""
+        """The uses of rules that names call for."""
         matching = Matching()
-        applications: dict[tuple[int, Numbers], Application] = {}
+        applications: dict[int, dict[Hashable, Application]] = {}
         for group, taken in self._groups(names):
             self._note_names(group, taken, matching)
             for entry, named in taken:
+                uses = applications.setdefault(id(entry.rule), {})
                 shared, over, place = entry.shared, entry.over, entry.place
                 for name, numbers in named:
-                    key = (id(entry.rule), shared(numbers))
-                    where = (place, 0 if over is None else int(numbers[over]))
-                    application = applications.get(key)
-                    if application is None:
-                        applications[key] = entry.application(key[1], {where: name})
-                    else:
-                        application.found[where] = name
-        matching.applications = list(applications.values())
+                    key = shared(numbers)
+                    if key not in uses:
+                        uses[key] = entry.application(numbers)
+                    uses[key].found[place, 0 if over is None else int(numbers[over])] = name
+        matching.applications = [application for uses in applications.values() for application in uses.values()]
         return matching
 
     def lookup(self, names: Iterable[str]) -> dict[str, str]:
@@ -99,25 +94,20 @@ class PatternIndex:
         for _, taken in self._groups(names):
             for entry, named in taken:
                 if entry.rule.targets:
-                    template, chosen = entry.translation()
-                    found.update([(name, template % chosen(numbers)) for name, numbers in named])
+                    template, holes = entry.translation()
+                    found.update([(name, template % holes(numbers)) for name, numbers in named])
         return found
 
     def _groups(self, names: Iterable[str]) -> Iterator[tuple[list[Named], list[tuple[_Entry, list[Named]]]]]:
         """The names of each form, and the patterns that take some of them, with what they take."""
-        groups: dict[str, list[Named]] = {}
-        form = normalise_segments if self._segments else normalise
-        for name in names:
-            key, numbers = form(name)
-            if key in groups:
-                groups[key].append((name, numbers))
-            else:
-                groups[key] = [(name, numbers)]
-        for key, group in groups.items():
-            entries = [(entry, entry.taken(group)) for entry in self._by_key.get(key, ())]
-            if self._literal:
-                entries += [(entry, [named]) for named in group for entry in self._literal.get(named[0], ())]
-            yield group, [(entry, taken) for entry, taken in entries if taken]
+        for form, group in by_form(names).items():
+            taken = [
+                (entry, entry.taken(named))
+                for fixed, by_digits in self._by_form.get(form, {}).items()
+                for digits, named in _by_digits(group, fixed).items()
+                for entry in by_digits.get(digits, ())
+            ]
+            yield group, [(entry, named) for entry, named in taken if named]
 
     def _note_names(self, group: list[Named], taken: list[tuple[_Entry, list[Named]]], matching: Matching) -> None:
         """Note the numbers of a group of names, and which of them none takes, or more than one."""
@@ -137,49 +127,53 @@ class PatternIndex:
 class _Entry:
     """A pattern of a rule, and how the numbers of a name that it takes are read."""
 
-    def __init__(self, rule: Rule, place: int, pattern: Pattern, slots: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, rule: Rule, place: int, slots: tuple[tuple[str, str], ...]) -> None:
         self.rule = rule
         self.place = place
         self.slots = {hole: slot for slot, (hole, _) in enumerate(slots) if hole}
         self.over = self.slots.get(rule.over or "")
-        self.names = sorted(rule.holes)
-        self.shared = _chosen(self.slots[hole] for hole in self.names)
-        self._all_slots = slots
+        self._shared_slots = {hole: self.slots[hole] for hole in sorted(rule.holes)}
+        self.shared = _numbers_at(self._shared_slots.values())
 
     def taken(self, group: list[Named]) -> list[Named]:
-        """Those of a group of names, all of the pattern's normalised form, that the pattern takes."""
-        unfit = []
-        for place, slot in enumerate(self._all_slots):
-            try:
-                found = {numbers[place] for _, numbers in group}
-            except IndexError:  # braces stand in a name itself
-                return self.taken([named for named in group if len(named[1]) == len(self._all_slots)])
-            unfit.append({number for number in found if not fits(number, slot)})
-        if not any(unfit):
-            return group
-        return [
-            (name, numbers)
-            for name, numbers in group
-            if not any(number in wrong for number, wrong in zip(numbers, unfit, strict=True))
+        """Those of a group of names, of the pattern's form and with its digits, that have numbers in its holes."""
+        unfit = [
+            (slot, wrong)
+            for slot in self.slots.values()
+            if (wrong := {number for number in {numbers[slot] for _, numbers in group} if not fits_hole(number)})
         ]
+        if not unfit:
+            return group
+        return [(name, numbers) for name, numbers in group if not any(numbers[slot] in wrong for slot, wrong in unfit)]
 
-    def application(self, shared: Numbers, found: dict[tuple[int, int], str]) -> Application:
-        """The use of the rule with these numbers in the holes that its patterns share."""
-        return Application(
-            self.rule, dict(zip(self.names, map(int, shared), strict=True)), self.over is not None, found
-        )
+    def application(self, numbers: Numbers) -> Application:
+        """The use of the rule for a name with these numbers; what is found is yet to be filled in."""
+        holes = {hole: int(numbers[slot]) for hole, slot in self._shared_slots.items()}
+        return Application(self.rule, holes, self.over is not None, {})
 
-    def translation(self) -> tuple[str, Callable[[Numbers], Numbers]]:
+    def translation(self) -> tuple[str, Callable[[Numbers], str | Numbers]]:
         """The template of the rule's first target, and what takes its numbers out of a name's."""
         target = self.rule.targets[0]
         if self.over is None and self.rule.over in target.holes:  # taken apart over it: the first part
             target = Pattern(target.text.replace(f"{{{self.rule.over}}}", "0"))
-        return target.template, _chosen(self.slots[hole] for hole in target.holes)
+        return target.template, _numbers_at(self.slots[hole] for hole in target.holes)
 
 
-def _chosen(slots: Iterable[int]) -> Callable[[Numbers], Numbers]:
-    """What takes the numbers in these slots out of all numbers of a name."""
-    chosen = tuple(slots)
-    if len(chosen) < 2:
-        return lambda numbers: tuple([numbers[slot] for slot in chosen])
-    return itemgetter(*chosen)
+def _by_digits(group: list[Named], fixed: tuple[int, ...]) -> Mapping[Hashable, list[Named]]:
+    """Names of one form by the numbers in these slots."""
+    if not fixed:
+        return {(): group}
+    found: defaultdict[Hashable, list[Named]] = defaultdict(list)
+    digits = _numbers_at(fixed)
+    for name, numbers in group:
+        found[digits(numbers)].append((name, numbers))
+    return found
+
+
+def _numbers_at(slots: Iterable[int]) -> Callable[[Sequence[str]], str | Numbers]:
+    """What takes the numbers in these slots out of all numbers of a name: a tuple, or the number itself if it is one.
+
+    So `%` takes them, and it is fast.
+    """
+    slots = tuple(slots)
+    return itemgetter(*slots) if slots else lambda numbers: ()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
+from operator import itemgetter
 
 from kinfold.errors import KeyMapError
 
 _NUMBER = re.compile(r"([0-9]+)")  # not \d, which takes the digits of every script for the same numbers
 _PIECE = re.compile(r"\{([^{}]*)\}|([0-9]+)")
-_WHOLE_PIECE = re.compile(r"\{([^{}]*)\}|(?<![^.])([0-9]+)(?![^.])")
+_ZEROS = str.maketrans("123456789", "0" * 9)
 _MOST_DIGITS = 18
 
 Holes = Mapping[str, int]
@@ -19,25 +20,47 @@ Holes = Mapping[str, int]
 Numbers = tuple[str, ...]
 """The numbers in a name, as they are written."""
 
+Named = tuple[str, Numbers]
+"""A name, and the numbers in it."""
+
 
 def normalise(name: str) -> tuple[str, Numbers]:
-    """A name with `{}` for each run of digits, and the runs: `layers.3.w1` gives `layers.{}.w{}` and 3, 1."""
-    parts = _NUMBER.split(name)
+    """A name with `{}` for each run of digits, and the runs: `layers.3.w1` gives `layers.{}.w{}` and 3, 1.
+
+    A brace that stands in the name itself is doubled, so that a form has as many numbers as holes.
+    """
+    parts = _NUMBER.split(name.replace("{", "{{"))
     return "{}".join(parts[::2]), tuple(parts[1::2])
 
 
-def normalise_segments(name: str) -> tuple[str, Numbers]:
-    """Like `normalise`, but only for segments that are all digits: `layers.3.w1` gives `layers.{}.w1` and 3.
+def by_form(names: Iterable[str]) -> dict[str, list[Named]]:
+    """Names by what `normalise` gives for them, each with its numbers.
 
-    It takes a third of the time.
+    Names whose digits stand at the same places are cut at the same places, which are looked for once for all of them:
+    a quarter of the time of normalising one by one.
     """
-    numbers = []
-    segments = name.split(".")
-    for place, segment in enumerate(segments):
-        if segment.isdigit() and segment.isascii():
-            numbers.append(segment)
-            segments[place] = "{}"
-    return ".".join(segments), tuple(numbers)
+    names = list(names)
+    forms: dict[str, list[Named]] = {}
+    known: dict[str, tuple[list[Named], Callable[[str], Numbers]]] = {}
+    outlines = "".join(names).translate(_ZEROS)  # at once: a call for each name would take longer than all the rest
+    start = 0
+    for name in names:
+        end = start + len(name)
+        outline = outlines[start:end]
+        start = end
+        if outline not in known:
+            known[outline] = forms.setdefault(normalise(outline)[0], []), _cut(outline)
+        group, numbers = known[outline]
+        group.append((name, numbers(name)))
+    return forms
+
+
+def _cut(outline: str) -> Callable[[str], Numbers]:
+    """What cuts the numbers out of a name that has digits where this one has them."""
+    spans = [slice(*number.span()) for number in _NUMBER.finditer(outline)]
+    if len(spans) > 1:
+        return itemgetter(*spans)
+    return lambda name: tuple([name[span] for span in spans])
 
 
 class Pattern:
@@ -63,27 +86,22 @@ class Pattern:
         if faults:
             raise KeyMapError(f"The pattern {text!r} is malformed:", faults=faults)
 
-    @cached_property
-    def holes_are_segments(self) -> bool:
-        """Whether every hole stands between dots, so that names can be looked up by `normalise_segments`."""
-        return all(segment.count("{") == 0 or _PIECE.fullmatch(segment) for segment in self.text.split("."))
-
-    def form(self, *, segments: bool) -> tuple[str, tuple[tuple[str, str], ...]]:
-        """The pattern as `normalise` (or `normalise_segments`) would give it for a name that it matches.
+    def form(self) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """The pattern as `normalise` would give it for a name that it matches.
 
         Returns:
             The normalised form, and for each number of such a name the hole that takes it, or the digits it has to be.
         """
-        piece = _WHOLE_PIECE if segments else _PIECE
-        return piece.sub("{}", self.text), tuple(piece.findall(self.text))
+        return _PIECE.sub("{}", self.text), tuple(_PIECE.findall(self.text))
 
     def match(self, name: str) -> Holes | None:
         """What stands in the holes if `name` is of this pattern, else None."""
-        key, slots = self.form(segments=False)
+        key, slots = self.form()
         found, numbers = normalise(name)
-        if found != key or len(numbers) != len(slots):  # braces may stand in the name itself
-            return None
-        if not all(fits(number, slot) for number, slot in zip(numbers, slots, strict=True)):
+        if found != key or not all(
+            fits_hole(number) if hole else number == digits
+            for number, (hole, digits) in zip(numbers, slots, strict=True)
+        ):
             return None
         return {hole: int(number) for (hole, _), number in zip(slots, numbers, strict=True) if hole}
 
@@ -94,7 +112,7 @@ class Pattern:
 
     def format(self, holes: Holes) -> str:
         """The name with these numbers in the holes."""
-        return self.template % tuple([holes[hole] for hole in self.holes])
+        return self.text.format_map(holes)
 
     def __str__(self) -> str:
         return self.text
@@ -109,9 +127,6 @@ class Pattern:
         return hash(self.text)
 
 
-def fits(number: str, slot: tuple[str, str]) -> bool:
-    """Whether a number may stand where a pattern has this hole or these digits."""
-    hole, digits = slot
-    if hole:
-        return (number[0] != "0" or number == "0") and len(number) <= _MOST_DIGITS
-    return number == digits
+def fits_hole(number: str) -> bool:
+    """Whether a number may stand in a hole."""
+    return (number[0] != "0" or number == "0") and len(number) <= _MOST_DIGITS

@@ -1,6 +1,7 @@
 """The rules of a key map, as they stand in a family's `loader.py`.
 
-A rule names both sides by patterns. Sizes are numbers, or the names of fields of the family's config.
+A rule names both sides by patterns. Sizes are numbers, fields of the family's config, or
+products of them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from kinfold.keymap.ops import (
 from kinfold.keymap.pattern import Holes, Pattern
 
 Size = int | str
-"""A number, or the name of the config's field that has it."""
+"""A number, the name of the config's field that has it, or a product of such: `"num_heads * head_dim"`."""
 
 Resolve = Callable[[Size], int]
 

@@ -3,7 +3,8 @@
 from kinfold.keymap.ops.base import Index, Op, Shape, Source, TensorSource, whole
 from kinfold.keymap.ops.composite import Composite, Node
 from kinfold.keymap.ops.join import Concat, Split, Stack, Unstack
-from kinfold.keymap.ops.layout import Identity, PermuteRotary, Reshape, Transpose
+from kinfold.keymap.ops.layout import Identity, PermuteRotary, Transpose
+from kinfold.keymap.ops.reshape import Reshape
 from kinfold.keymap.ops.values import Affine, Pad, Unpad
 
 __all__ = [

@@ -50,7 +50,7 @@ class TensorSource:
             if isinstance(positions, range):
                 part = part.narrow(dim, positions.start, len(positions))
             else:
-                part = part.index_select(dim, positions)
+                part = part[(slice(None),) * dim + (positions.to(part.device),)]  # index_select lacks some dtypes
         return part
 
 
@@ -90,10 +90,12 @@ def whole(shape: Shape) -> Index:
 
 
 def as_tensor(positions: Positions) -> Tensor:
-    """Positions as a tensor of int64."""
+    """Positions as a tensor of int64, on the CPU whatever the default device."""
     import torch
 
-    return torch.arange(positions.start, positions.stop) if isinstance(positions, range) else positions
+    if isinstance(positions, range):
+        return torch.arange(positions.start, positions.start + len(positions), device="cpu")
+    return positions
 
 
 def as_range(positions: Tensor) -> Positions:
@@ -102,6 +104,25 @@ def as_range(positions: Tensor) -> Positions:
     if count and bool((positions.diff() == 1).all()):
         return range(int(positions[0]), int(positions[0]) + count)
     return positions if count else range(0)
+
+
+def gathered(parts: Sequence[tuple[Tensor, Tensor]], dim: int) -> Tensor:
+    """Tensors that lie at these positions along a dimension, put together; every position is in one of them.
+
+    Only what torch has for every dtype is used: it cannot write to positions of float8.
+    """
+    import torch
+
+    order = torch.cat([positions for positions, _ in parts]).argsort()
+    joined = parts[0][1] if len(parts) == 1 else torch.cat([part for _, part in parts], dim=dim)
+    return TensorSource(joined).read(replaced(whole(tuple(joined.shape)), dim, as_range(order)))
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """The bytes of each value: uint8, (values, bytes of one); they tell -0.0 from 0.0, and NaN from NaN."""
+    import torch
+
+    return tensor.flatten().contiguous().view(torch.uint8).view(tensor.numel(), tensor.itemsize)
 
 
 def replaced(index: Index, dim: int, positions: Positions) -> Index:

@@ -15,6 +15,7 @@ from kinfold.keymap.ops.base import (
     Source,
     as_range,
     as_tensor,
+    gathered,
     replaced,
     resized,
     size_of,
@@ -59,14 +60,7 @@ class Concat(Op):
             if len(wanted):
                 inside = (group * size + place - start)[wanted]
                 parts.append((wanted, source.read(replaced(index, self.dim, as_range(inside)))))
-        if not parts:
-            return sources[0].read(replaced(index, self.dim, range(0)))
-        if len(parts) == 1:
-            return parts[0][1]
-        joined = parts[0][1].new_empty([len(positions) for positions in index])
-        for wanted, part in parts:
-            joined.index_copy_(self.dim, wanted, part)
-        return joined
+        return gathered(parts, self.dim) if parts else sources[0].read(replaced(index, self.dim, range(0)))
 
     def inverse(self) -> Split:
         return Split(self.sizes, self.dim, self.groups)
@@ -141,7 +135,8 @@ class Stack(Op):
         first, *rest = index
         numbers = as_tensor(first).tolist()
         if not numbers:
-            return sources[0].read(tuple(rest)).unsqueeze(0)[:0]
+            nothing = sources[0].read((range(0),) * len(rest))  # whose dtype and device it has
+            return nothing.new_empty((0, *map(len, rest)))
         return torch.stack([sources[number].read(tuple(rest)) for number in numbers])
 
     def inverse(self) -> Unstack:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from kinfold.errors import KeyMapError
-from kinfold.keymap.ops.base import Index, Op, Shape, Source, TensorSource, as_range, as_tensor, replaced, whole
+from kinfold.keymap.ops.base import Index, Op, Shape, Source, as_range, as_tensor, replaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,51 +120,3 @@ class Transpose(Op):
 
     def _other(self, dim: int) -> int:
         return {self.dim0: self.dim1, self.dim1: self.dim0}.get(dim, dim)
-
-
-@dataclass(frozen=True, slots=True)
-class Reshape(Op):
-    """The same values in the same order, in another shape.
-
-    Args:
-        there: The shape that goes in.
-        here: The shape that comes out. In both, one size may be -1 for what is left.
-    """
-
-    there: Shape
-    here: Shape
-
-    def apply(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return [tensor.reshape(self.here) for tensor in tensors]
-
-    def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        return [self._reshaped(shape) for shape in shapes]
-
-    def read(self, output: int, index: Index, sources: Sequence[Source]) -> Tensor:
-        source = sources[output]
-        here = self._reshaped(source.shape)
-        if [size for size in here if size != 1] != [size for size in source.shape if size != 1]:
-            return TensorSource(source.read(whole(source.shape)).reshape(here)).read(index)
-        # Only dimensions of size 1 come or go, so that no more is read than the part needs.
-        long = iter([positions for positions, size in zip(index, here, strict=True) if size != 1])
-        part = source.read(tuple(range(1) if size == 1 else next(long) for size in source.shape))
-        part = part.reshape([1 if size == 1 else len(p) for p, size in zip(index, here, strict=True)])
-        short = (p if size == 1 else range(len(p)) for p, size in zip(index, here, strict=True))
-        return TensorSource(part).read(tuple(short))
-
-    def inverse(self) -> Reshape:
-        return Reshape(self.here, self.there)
-
-    def _reshaped(self, shape: Shape) -> Shape:
-        if _filled(self.there, shape) != shape:
-            raise KeyMapError(f"{shape} was expected to be {self.there}")
-        here = _filled(self.here, shape)
-        if prod(here) != prod(shape):
-            raise KeyMapError(f"{shape} cannot be seen as {self.here}")
-        return here
-
-
-def _filled(pattern: Shape, shape: Shape) -> Shape:
-    """A shape with what is left of another one's values in place of -1."""
-    known = prod(size for size in pattern if size != -1)
-    return tuple(prod(shape) // known if size == -1 and known else size for size in pattern)

@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kinfold.errors import KeyMapError
-from kinfold.keymap.ops.base import Index, Op, Shape, Source, as_range, as_tensor, replaced, resized, size_of
+from kinfold.keymap.ops.base import (
+    Index,
+    Op,
+    Positions,
+    Shape,
+    Source,
+    as_range,
+    as_tensor,
+    bits,
+    gathered,
+    replaced,
+    resized,
+    size_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,13 +41,11 @@ class Pad(Op):
         return [_changed(shape, self.dim, self.size, self.padded, self.padded - self.size) for shape in shapes]
 
     def read(self, output: int, index: Index, sources: Sequence[Source]) -> Tensor:
-        import torch
-
         positions = as_tensor(index[self.dim])
-        inside = (positions < self.size).nonzero().flatten()
+        inside, beyond = (found.nonzero().flatten() for found in (positions < self.size, positions >= self.size))
         known = sources[output].read(replaced(index, self.dim, as_range(positions[inside])))
-        part = torch.zeros([len(positions) for positions in index], dtype=known.dtype, device=known.device)
-        return part.index_copy_(self.dim, inside, known)
+        zeros = known.new_zeros(resized(tuple(known.shape), self.dim, len(beyond)))
+        return gathered([(inside, known), (beyond, zeros)], self.dim)
 
     def inverse(self) -> Unpad:
         return Unpad(self.padded, self.size, self.dim)
@@ -48,9 +59,9 @@ class Pad(Op):
 
 @dataclass(frozen=True, slots=True)
 class Unpad(Op):
-    """Takes away the end of a dimension, from `padded` down to `size`; it has to be zeros.
+    """Takes away the end of a dimension, from `padded` down to `size`; it has to be zeros, to the bit.
 
-    Of a part that is read, only what is read is looked at.
+    Of the parts of a tensor, that which has the last position looks at what lies beyond it.
     """
 
     padded: int
@@ -59,22 +70,28 @@ class Unpad(Op):
 
     def apply(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         for tensor in tensors:
-            if tensor.narrow(self.dim, self.size, self.padded - self.size).any():
-                raise KeyMapError(
-                    f"What lies beyond {self.size} in dimension {self.dim} of {tuple(tensor.shape)} is not zero, and "
-                    "would be lost.",
-                    hint=f"Keep it: give the model {self.padded} there.",
-                )
+            self._check(tensor.narrow(self.dim, self.size, self.padded - self.size), tuple(tensor.shape))
         return [tensor.narrow(self.dim, 0, self.size).contiguous() for tensor in tensors]
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         return [_changed(shape, self.dim, self.padded, self.size, self.padded - self.size) for shape in shapes]
 
     def read(self, output: int, index: Index, sources: Sequence[Source]) -> Tensor:
-        return sources[output].read(index)
+        source = sources[output]
+        if _has(index[self.dim], self.size - 1):
+            beyond = source.read(replaced(index, self.dim, range(self.size, self.padded)))
+            self._check(beyond, source.shape)
+        return source.read(index)
 
     def inverse(self) -> Pad:
         return Pad(self.size, self.padded, self.dim)
+
+    def _check(self, beyond: Tensor, shape: Shape) -> None:
+        if not beyond.is_meta and bits(beyond).any():
+            raise KeyMapError(
+                f"What lies beyond {self.size} in dimension {self.dim} of {shape} is not zero, and would be lost.",
+                hint=f"Keep it: give the model {self.padded} there.",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +120,12 @@ class Affine(Op):
         return Affine(self.factor, self.offset, not self.back)
 
     def _changed(self, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            raise KeyMapError(f"{tensor.dtype} cannot be multiplied or added to: it is no floating-point dtype.")
         changed = self._compute(tensor)
-        lost = (_bits(tensor) != _bits(self.inverse()._compute(changed))).any(-1)
+        if tensor.is_meta:
+            return changed
+        lost = (bits(tensor) != bits(self.inverse()._compute(changed))).any(-1)
         if lost.any():
             x = tensor.flatten()[lost.nonzero()[0, 0]].item()
             formula = f"({x} - {self.offset}) / {self.factor}" if self.back else f"{self.factor} * {x} + {self.offset}"
@@ -115,14 +136,12 @@ class Affine(Op):
         return changed
 
     def _compute(self, tensor: Tensor) -> Tensor:
-        return (tensor - self.offset) / self.factor if self.back else tensor * self.factor + self.offset
+        x = tensor.float() if tensor.itemsize == 1 else tensor  # torch does not compute in float8
+        return ((x - self.offset) / self.factor if self.back else x * self.factor + self.offset).to(tensor.dtype)
 
 
-def _bits(tensor: Tensor) -> Tensor:
-    """The bytes of each value: uint8, (values, bytes of one)."""
-    import torch
-
-    return tensor.flatten().contiguous().view(torch.uint8).view(tensor.numel(), tensor.itemsize)
+def _has(positions: Positions, position: int) -> bool:
+    return position in positions if isinstance(positions, range) else bool((positions == position).any())
 
 
 def _changed(shape: Shape, dim: int, size: int, to: int, zeros: int) -> Shape:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
+from heapq import heappop, heappush
 from math import inf
+from typing import TypeVar
+
+R = TypeVar("R", bound=Hashable)
+C = TypeVar("C", bound=Hashable)
 
 
 def best_pairs(
@@ -11,7 +16,8 @@ def best_pairs(
 ) -> dict[int, tuple[int, float, int | None]]:
     """Pair rows with columns so that the total score is largest; a row or column may also stay alone, for 0.
 
-    The algorithm is that of Jonker and Volgenant (1987): shortest augmenting paths over reduced costs, O(n^3).
+    The algorithm is that of Jonker and Volgenant (1987): shortest augmenting paths over reduced costs, here over the
+    allowed pairs alone.
 
     Args:
         scores: The score of each pair that is allowed; only pairs above 0 can be worth it.
@@ -22,73 +28,94 @@ def best_pairs(
         For each paired row: its column; by how much the total falls if this pair is forbidden; and the column that
         the row would take then (None for none).
     """
-    size = rows + columns  # each row may take a column of its own that means "alone", each column a row
-    cost = [[0.0] * size for _ in range(size)]
+    costs: list[dict[int, float]] = [{} for _ in range(rows)]
+    for (row, column), score in scores.items():
+        if score > 0:
+            costs[row][column] = -score
     for row in range(rows):
-        for column in range(columns):
-            cost[row][column] = -scores[row, column] if (row, column) in scores else inf
-        for column in range(columns, size):
-            cost[row][column] = 0.0 if column - columns == row else inf
-    for row in range(rows, size):
-        for column in range(columns):
-            cost[row][column] = 0.0 if row - rows == column else inf
-    solver = _Solver(cost)
+        costs[row][columns + row] = 0.0  # a column of its own, which means that it stays alone
+    solver = _Solver(costs, rows + columns)
+    margins = _Margins(solver)
     pairs = {}
     for row in range(rows):
-        column = solver.column_of[row]
-        if column < columns:
-            margin, other = solver.without(row)
-            pairs[row] = column, margin, other if other is not None and other < columns else None
+        if solver.column_of[row] < columns:
+            margin, other = margins.without(row)
+            pairs[row] = solver.column_of[row], margin, other if other < columns else None
     return pairs
 
 
-class _Solver:
-    """Rows and columns with potentials, matched by shortest augmenting paths."""
+def components(pairs: Iterable[tuple[R, C]]) -> list[tuple[list[R], list[C]]]:
+    """The connected parts of a graph of pairs of rows and columns: the rows and the columns of each."""
+    parent: dict[tuple[bool, R | C], tuple[bool, R | C]] = {}
 
-    def __init__(self, cost: Sequence[Sequence[float]]) -> None:
-        self.cost = cost
-        self.size = len(cost)
-        self.of_row = [0.0] * self.size
-        self.of_column = [0.0] * self.size
-        self.row_of: list[int | None] = [None] * self.size
-        self.column_of: list[int] = [-1] * self.size
-        for row in range(self.size):
+    def root(item: tuple[bool, R | C]) -> tuple[bool, R | C]:
+        parent.setdefault(item, item)
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    pairs = list(pairs)
+    for row, column in pairs:
+        parent[root((False, row))] = root((True, column))
+    found: dict[tuple[bool, R | C], tuple[dict[R, None], dict[C, None]]] = {}
+    for row, column in pairs:
+        rows, columns = found.setdefault(root((False, row)), ({}, {}))
+        rows[row] = None
+        columns[column] = None
+    return [(list(rows), list(columns)) for rows, columns in found.values()]
+
+
+class _Solver:
+    """Rows and columns with potentials; each row is matched by a shortest augmenting path.
+
+    The reduced cost of a pair, its cost less both potentials, is never below 0, and 0 where they are matched.
+    Potentials of columns are never above 0, and 0 where they have no row.
+    """
+
+    def __init__(self, costs: list[dict[int, float]], columns: int) -> None:
+        self.costs = costs
+        self._sorted = [sorted((cost, column) for column, cost in of_row.items()) for of_row in costs]
+        self.of_row = [min(of_row.values()) for of_row in costs]
+        self.of_column = [0.0] * columns
+        self.row_of = [-1] * columns
+        self.column_of = [-1] * len(costs)
+        for row in range(len(costs)):
             self._add(row)
 
-    def _paths(self, start: int, forbidden: int | None = None, free: int | None = None):
-        """Shortest paths over reduced costs from a row that has no column, to the nearest column that has no row."""
-        distance, before = [inf] * self.size, [-1] * self.size
-        done: list[int] = []
-        open_columns = set(range(self.size))
-        row, reached = start, 0.0
-        while True:
-            for column in open_columns:
-                if row == start and column == forbidden:
-                    continue
-                length = reached + self.cost[row][column] - self.of_row[row] - self.of_column[column]
-                if length < distance[column]:
-                    distance[column], before[column] = length, row
-            column = min(open_columns, key=distance.__getitem__, default=-1)
-            if column == -1 or distance[column] == inf:
-                return None, inf, before, distance, done
-            open_columns.discard(column)
-            reached = distance[column]
-            owner = self.row_of[column]
-            if owner is None or column == free:
-                return column, reached, before, distance, done
-            done.append(column)
-            row = owner
-
     def _add(self, start: int) -> None:
-        column, reached, before, distance, done = self._paths(start)
-        assert column is not None  # a row can always stay alone
+        """Match one more row."""
+        distance: dict[int, float] = {}
+        before: dict[int, int] = {}
+        done: dict[int, float] = {}
+        heap: list[tuple[float, int]] = []
+        row, reached, bound = start, 0.0, inf
+        while True:
+            base = reached - self.of_row[row]
+            for cost, column in self._sorted[row]:
+                if base + cost >= bound:
+                    break  # potentials of columns are never above 0
+                length = base + cost - self.of_column[column]
+                if length < bound and column not in done and length < distance.get(column, inf):
+                    distance[column], before[column] = length, row
+                    heappush(heap, (length, column))
+                    if self.row_of[column] < 0:
+                        bound = length
+            reached, column = heappop(heap)
+            while column in done:
+                reached, column = heappop(heap)
+            if self.row_of[column] < 0:
+                break
+            done[column] = reached
+            row = self.row_of[column]
         self.of_row[start] += reached
-        for seen in done:
-            gain = reached - distance[seen]
-            owner = self.row_of[seen]
-            assert owner is not None
-            self.of_row[owner] += gain
-            self.of_column[seen] -= gain
+        for seen, length in done.items():
+            self.of_row[self.row_of[seen]] += reached - length
+            self.of_column[seen] -= reached - length
+        self._swap(column, before, start)
+
+    def _swap(self, column: int, before: Mapping[int, int], start: int) -> None:
+        """Match all rows of a path anew, from its last column back to its first row."""
         while True:
             row = before[column]
             self.row_of[column] = row
@@ -96,13 +123,60 @@ class _Solver:
             if row == start:
                 return
 
-    def without(self, row: int) -> tuple[float, int | None]:
-        """By how much the cost rises if a row may not have its column, and which one it has then."""
-        own = self.column_of[row]
-        column, reached, before, _, _ = self._paths(row, forbidden=own, free=own)
-        if column is None:
-            return inf, None
-        first = column
-        while before[first] != row:
-            first = self.column_of[before[first]]
-        return max(0.0, reached), first
+
+class _Margins:
+    """By how much the cost rises if a row may not have its column, for a problem that is solved."""
+
+    def __init__(self, solver: _Solver) -> None:
+        self._solver = solver
+        self._edges: list[list[tuple[float, int]]] = []
+        self._to_free: list[tuple[float, int]] = []
+        nearest = [inf] * len(solver.row_of)
+        for row, of_row in enumerate(solver.costs):
+            reduced = sorted((self._reduced(row, column), column) for column in of_row)
+            free = (edge for edge in reduced if solver.row_of[edge[1]] < 0)
+            self._to_free.append(next(free, (inf, -1)))
+            self._edges.append([edge for edge in reduced if solver.row_of[edge[1]] not in (-1, row)])
+            for length, column in self._edges[-1]:
+                nearest[column] = min(nearest[column], length)
+        self._nearest = nearest
+        self._least = min((length for length, _ in self._to_free), default=inf)
+
+    def _reduced(self, row: int, column: int) -> float:
+        solver = self._solver
+        return max(0.0, solver.costs[row].get(column, inf) - solver.of_row[row] - solver.of_column[column])
+
+    def without(self, start: int) -> tuple[float, int]:
+        """The rise, and the column that the row has then.
+
+        It is the shortest path from the row to a column without a row, or around to its own. Of each row that is
+        reached only its next nearest column waits in the heap.
+        """
+        own = self._solver.column_of[start]
+        best, first = self._to_free[start]
+        least = min(self._nearest[own], self._least)
+        done = [False] * len(self._solver.row_of)
+        heap: list[tuple[float, int, float, int, int, int]] = []
+
+        def push_next(row: int, base: float, number: int, by: int) -> None:
+            edges = self._edges[row]
+            while number < len(edges) and done[edges[number][1]]:
+                number += 1
+            if number < len(edges) and base + edges[number][0] + least < best:
+                length, column = edges[number]
+                heappush(heap, (base + length, column, base, row, number, by))
+
+        push_next(start, 0.0, 0, -1)
+        while heap and heap[0][0] + least < best:
+            reached, column, base, row, number, by = heappop(heap)
+            push_next(row, base, number + 1, by)
+            if done[column]:
+                continue
+            done[column] = True
+            by = column if row == start else by
+            owner = self._solver.row_of[column]
+            around = reached + min(self._reduced(owner, own), self._to_free[owner][0])
+            if around < best:
+                best, first = around, by
+            push_next(owner, reached, 0, by)
+        return best, first

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 
+from kinfold.scaffold.keymap.assignment import best_pairs
+from kinfold.scaffold.keymap.described import Described
 from kinfold.scaffold.keymap.groups import Group, Place
+from kinfold.scaffold.keymap.lists import Alignment
 from kinfold.scaffold.keymap.relations import Kind, Relation, kind_of_shapes
-from kinfold.scaffold.keymap.scores import Described, NameScores
+from kinfold.scaffold.keymap.scores import NameScores
 from kinfold.scaffold.keymap.words import Vocabulary
 
 MOST_PARTS = 4
+
+
+SAID = 4.0
+"""How sure it is that a tensor is fused if its name says so, and sizes add up."""
+
+UNSAID = 0.9
+"""How sure it is at most if its name does not say it: then it does not say in which order its parts lie either."""
+
+BEFORE_NAMES = 10.0
+"""By how much that sureness counts for more than how alike names are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +37,8 @@ class Fusion:
         targets: The native groups; on one side there is a single group. The others are in the order they are joined.
         relation: What happens to the whole beside being joined; `over` as in `Relation`.
         dim: The dimension in which the whole, with the shape it has here, is joined.
-        margin: How sure it is, as `Decision.margin`.
+        margin: How sure it is that these are parts of such a whole, as `Decision.margin`.
+        likeness: How alike the names are: the least of the parts, and that of the whole and the parts together.
         evidence: What speaks for it.
     """
 
@@ -33,7 +47,13 @@ class Fusion:
     relation: Relation
     dim: int
     margin: float
+    likeness: float
     evidence: str
+
+    @property
+    def groups(self) -> frozenset[Group]:
+        """All groups of both sides."""
+        return frozenset((*self.sources, *self.targets))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,31 +72,63 @@ def find_fusions(
     here: Sequence[Described],
     fitting: set[Group],
     names: NameScores,
-    lists: Mapping[str, str],
+    lists: Alignment,
     vocabulary: Vocabulary,
 ) -> list[Fusion]:
-    """Fused tensors: those that a name says are fused, and those that fit nothing in one piece.
+    """All that fused tensors could be: those that a name says are fused, and those that fit nothing in one piece.
 
     Args:
         there: The foreign groups.
         here: The native groups.
         fitting: The groups that go with one of the other side in one piece.
         names: Scores of names.
-        lists: The native list of each foreign one.
+        lists: Which lists go together.
         vocabulary: What words mean.
     """
-    sources = [flat for item in there if (flat := _flat(item, {name: lists[name] for name in lists}))]
-    targets = [flat for item in here if (flat := _flat(item, {name: name for name in lists.values()}))]
+    sources = [flat for item in there if (flat := _flat(item, lists.there))]
+    targets = [flat for item in here if (flat := _flat(item, lists.here))]
     found = [*_of_side(sources, targets, fitting, names, vocabulary, forward=True)]
-    found += _of_side(targets, sources, fitting, names, vocabulary, forward=False)
+    return [*found, *_of_side(targets, sources, fitting, names, vocabulary, forward=False)]
+
+
+def choose_fusions(found: Sequence[Fusion], together: Callable[[Group, Group], float]) -> list[Fusion]:
+    """The fusions that are most likely, no group in two of them, each as sure as it is ahead of the others.
+
+    Args:
+        found: The fusions to choose from.
+        together: What speaks for it that a foreign group and a native one go together, beside their names.
+    """
+    scores = {
+        fusion: BEFORE_NAMES * fusion.margin
+        + fusion.likeness
+        + max(together(source, target) for source in fusion.sources for target in fusion.targets)
+        for fusion in found
+    }
     chosen: list[Fusion] = []
-    taken: set[Group] = set()
-    for fusion in sorted(found, key=lambda fusion: -fusion.margin):
-        groups = {*fusion.sources, *fusion.targets}
-        if not groups & taken:
-            chosen.append(fusion)
-            taken |= groups
+    while scores:
+        taken: set[Group] = set()
+        best = _best(scores)
+        for fusion in sorted(best, key=lambda fusion: -scores[fusion]):
+            if not fusion.groups & taken:
+                chosen.append(replace(fusion, margin=min(fusion.margin, best[fusion])))
+                taken |= fusion.groups
+        scores = {fusion: score for fusion, score in scores.items() if best and not fusion.groups & taken}
     return chosen
+
+
+def _best(scores: Mapping[Fusion, float]) -> dict[Fusion, float]:
+    """The fusions with the largest total score, no whole and no set of parts in two of them, and their margins."""
+    table: dict[tuple[Group, frozenset[Group]], Fusion] = {}
+    for fusion in sorted(scores, key=scores.__getitem__):
+        table[_whole(fusion), fusion.groups - {_whole(fusion)}] = fusion
+    wholes, parts = (list(dict.fromkeys(side)) for side in zip(*table, strict=True))
+    pairs = {(wholes.index(whole), parts.index(rest)): fusion for (whole, rest), fusion in table.items()}
+    best = best_pairs({pair: scores[fusion] for pair, fusion in pairs.items()}, len(wholes), len(parts))
+    return {pairs[row, column]: margin for row, (column, margin, _) in best.items()}
+
+
+def _whole(fusion: Fusion) -> Group:
+    return fusion.sources[0] if len(fusion.sources) == 1 else fusion.targets[0]
 
 
 def _flat(item: Described, known: Mapping[str, str]) -> _Flat | None:
@@ -116,16 +168,13 @@ def _of_side(
         if whole.item.group in fitting and (not named or any(name in said for name in named)):
             continue
         says = [vocabulary.table.fused[name] for name in named]
-        ranked: list[Fusion] = []
         for (_, native, places), group in siblings.items():
             if (native, places) == (whole.lists, whole.places):
                 for count in range(2, min(MOST_PARTS, len(group)) + 1):
                     for chosen in combinations(group, count):
                         fusion = _fusion(whole, chosen, says, names, forward=forward)
-                        ranked += [fusion] if fusion else []
-        ranked.sort(key=lambda fusion: -fusion.margin)
-        if ranked and (len(ranked) == 1 or ranked[0].margin > ranked[1].margin):
-            yield ranked[0]
+                        if fusion:
+                            yield fusion
 
 
 def _fusion(
@@ -134,7 +183,8 @@ def _fusion(
     if any({part.item.meaning.leaf, whole.item.meaning.leaf} == {"weight", "bias"} for part in parts):
         return None
     ways = {
-        _joined(shapes, made) for *shapes, made in {*zip(*(part.shapes for part in parts), whole.shapes, strict=True)}
+        join_of_shapes(shapes, made)
+        for *shapes, made in {*zip(*(part.shapes for part in parts), whole.shapes, strict=True)}
     }
     joined = ways.pop() if len(ways) == 1 else None
     if joined is None:
@@ -142,20 +192,21 @@ def _fusion(
     if len({part.over for part in parts}) > 1 or (whole.over and parts[0].over):
         return None
     dim, kind = joined
+    pairs = [(whole.item, part.item) if forward else (part.item, whole.item) for part in parts]
+    likeness = min(names(*pair) + names.conflict(*pair) for pair in pairs)
     order = next((order for order in says if _ordered(parts, order)), None)
     if order is not None:
         parts = _ordered(parts, order)
-        margin, evidence = 4.0, f"its name says that it holds {', '.join(order)}, and sizes add up"
+        margin, evidence = SAID, f"its name says that it holds {', '.join(order)}, and sizes add up"
     elif not says:
-        likeness = min(names(whole.item, part.item) for part in parts)
-        margin, evidence = 0.5 + max(0.0, likeness) / 4, "it fits nothing in one piece, and sizes add up"
+        margin, evidence = UNSAID, "it fits nothing in one piece, and sizes add up"
     else:
         return None
     over = whole.over or -parts[0].over
     groups = tuple(part.item.group for part in parts)
     one = (whole.item.group,)
     sources, targets = (one, groups) if forward else (groups, one)
-    return Fusion(sources, targets, Relation(kind, over if forward else -over), dim, margin, evidence)
+    return Fusion(sources, targets, Relation(kind, over if forward else -over), dim, margin, likeness, evidence)
 
 
 def _ordered(parts: Sequence[_Flat], order: Sequence[str]) -> list[_Flat]:
@@ -166,7 +217,7 @@ def _ordered(parts: Sequence[_Flat], order: Sequence[str]) -> list[_Flat]:
     return [group[0] for group in found]
 
 
-def _joined(shapes: Sequence[tuple[int, ...]], whole: tuple[int, ...]) -> tuple[int, Kind] | None:
+def join_of_shapes(shapes: Sequence[tuple[int, ...]], whole: tuple[int, ...]) -> tuple[int, Kind] | None:
     """Along which dimension tensors of these shapes are the whole, and whether that is transposed."""
     if len({len(shape) for shape in shapes}) > 1:
         return None

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, filterfalse, pairwise
+from statistics import fmean
 
 from kinfold.checkpoint.manifest import Manifest, TensorInfo
-from kinfold.keymap.pattern import normalise
+from kinfold.keymap.pattern import by_form, fits_hole, normalise
+from kinfold.memory import collector_paused
 
 Place = tuple[int, ...]
 """The numbers in the holes of a group, from left to right."""
@@ -75,16 +78,9 @@ class Group:
         return f"Group({self.text!r}, {len(self.tensors)} x {self.shape})"
 
 
-@dataclass
-class _Form:
-    """Names of one normalised form, by the numbers in them."""
-
-    key: str
-    tensors: dict[Place, TensorInfo] = field(default_factory=dict)
-
-
+@collector_paused()
 def group_tensors(manifest: Manifest, *, but: Collection[str] = ()) -> list[Group]:
-    """The groups of a manifest, in the order of their first tensors.
+    """The groups of a manifest, in the order in which their forms first come.
 
     Args:
         manifest: The tensors.
@@ -93,65 +89,83 @@ def group_tensors(manifest: Manifest, *, but: Collection[str] = ()) -> list[Grou
     A number is a hole if it counts, from 0 and without gaps, things that are alike: modules that mostly hold the same
     parameters, or plain parameters of one shape.
     """
-    forms: dict[str, _Form] = {}
-    odd: dict[str, TensorInfo] = {}
-    for name, info in manifest.items():
-        key, numbers = normalise(name)
-        place = tuple(map(int, numbers))
-        if "{" in name or "".join(map(str, place)) != "".join(numbers):  # leading zeros: no number to count with
-            odd[name] = info
-        else:
-            forms.setdefault(key, _Form(key)).tensors[place] = info
-    lists = _Lists(forms.values(), but)
-    groups: dict[tuple[str, ...], dict[Place, TensorInfo]] = {}
-    for form in forms.values():
-        pieces = form.key.split("{}")
-        for place, info in form.tensors.items():
-            parts, numbers = [pieces[0]], []
-            for column, number in enumerate(place):
-                if lists.counts(pieces, place, column):
-                    parts.append(pieces[column + 1])
-                    numbers.append(number)
-                else:
-                    parts[-1] += f"{number}{pieces[column + 1]}"
-            groups.setdefault(tuple(parts), {})[tuple(numbers)] = info
-    found = [Group(parts, tensors) for parts, tensors in groups.items()]
-    return [*found, *(Group((name,), {(): info}) for name, info in odd.items())]
+    forms, odd = _forms(manifest)
+    counting = _counting_lists(forms) - {normalise(text.replace("{}", "0"))[0] for text in but}
+    found = [Group(parts, tensors) for form in forms for parts, tensors in form.divided(counting).items()]
+    return [*found, *(Group((name,), {(): manifest[name]}) for name in odd)]
 
 
-class _Lists:
-    """Decides which columns of numbers count.
+@dataclass(frozen=True)
+class _Form:
+    """Names that differ in their numbers alone, and the tensors by these numbers.
 
-    What stands before a column, with all earlier numbers as they are, is one list; it counts if its members are alike.
-    All lists of one form count, or none does.
+    What stands before a number, with all earlier numbers as they are, is a list.
     """
 
-    def __init__(self, forms: Iterable[_Form], but: Collection[str]) -> None:
-        members: dict[tuple[str, Place], dict[int, dict[str, tuple[int, ...]]]] = {}
-        for form in forms:
-            pieces = form.key.split("{}")
+    parts: tuple[str, ...]
+    tensors: Mapping[Place, TensorInfo]
+
+    @cached_property
+    def prefixes(self) -> list[str]:
+        """What stands before each number."""
+        return ["{}".join(self.parts[: column + 1]) for column in range(len(self.parts) - 1)]
+
+    def divided(self, counting: Collection[str]) -> Mapping[tuple[str, ...], Mapping[Place, TensorInfo]]:
+        """The tensors by the text between those numbers that count, and by these numbers."""
+        if all(prefix in counting for prefix in self.prefixes):
+            return {self.parts: self.tensors}
+        found: defaultdict[tuple[str, ...], dict[Place, TensorInfo]] = defaultdict(dict)
+        for place, info in self.tensors.items():
+            parts, numbers = [self.parts[0]], []
+            for number, prefix, part in zip(place, self.prefixes, self.parts[1:], strict=True):
+                if prefix in counting:
+                    parts.append(part)
+                    numbers.append(number)
+                else:
+                    parts[-1] += f"{number}{part}"
+            found[tuple(parts)][tuple(numbers)] = info
+        return found
+
+
+def _forms(manifest: Manifest) -> tuple[list[_Form], list[str]]:
+    """The forms of a manifest, and the names that no pattern has: with braces, or with numbers that fit no hole."""
+    forms: list[_Form] = []
+    odd: list[str] = []
+    for text, named in by_form(manifest).items():
+        braces = not {"{", "}"}.isdisjoint(named[0][0])  # what is no digit is the same in all of them
+        unfit = set(filterfalse(fits_hole, set(chain.from_iterable(numbers for _, numbers in named))))
+        tensors: dict[Place, TensorInfo] = {}
+        for name, numbers in named:
+            if braces or not unfit.isdisjoint(numbers):
+                odd.append(name)
+            else:
+                tensors[tuple(map(int, numbers))] = manifest[name]
+        if tensors:
+            forms.append(_Form(tuple(text.split("{}")), tensors))
+    return forms, odd
+
+
+Rest = tuple[str, Place]
+"""What stands in a name behind a number, and the numbers in it."""
+
+
+def _counting_lists(forms: Iterable[_Form]) -> set[str]:
+    """The prefixes of the numbers that count: all lists of one prefix count, or none does."""
+    lists: defaultdict[tuple[str, Place], defaultdict[int, dict[Rest, tuple[int, ...]]]]
+    lists = defaultdict(lambda: defaultdict(dict))
+    for form in forms:
+        for column, prefix in enumerate(form.prefixes):
+            rest = "{}".join(form.parts[column + 1 :])
             for place, info in form.tensors.items():
-                for column, number in enumerate(place):
-                    prefix = "{}".join(pieces[: column + 1])
-                    rest = [
-                        pieces[column + 1],
-                        *(f"{n}{piece}" for n, piece in zip(place[column + 1 :], pieces[column + 2 :], strict=True)),
-                    ]
-                    of_list = members.setdefault((prefix, place[:column]), {})
-                    of_list.setdefault(number, {})["".join(rest)] = info.shape
-        votes: dict[str, list[bool]] = {}
-        for (prefix, _), found in members.items():
-            if (vote := _is_list(prefix, found)) is not None:
-                votes.setdefault(prefix, []).append(vote)
-        self._counting = {prefix for prefix, found in votes.items() if 2 * sum(found) > len(found)}
-        self._counting -= {normalise(text)[0] for text in but}
-
-    def counts(self, pieces: list[str], place: Place, column: int) -> bool:
-        """Whether the number in a column of a form counts."""
-        return "{}".join(pieces[: column + 1]) in self._counting
+                lists[prefix, place[:column]][place[column]][rest, place[column + 1 :]] = info.shape
+    votes: defaultdict[str, list[bool]] = defaultdict(list)
+    for (prefix, _), members in lists.items():
+        if (vote := _is_list(prefix, members)) is not None:
+            votes[prefix].append(vote)
+    return {prefix for prefix, found in votes.items() if 2 * sum(found) > len(found)}
 
 
-def _is_list(prefix: str, members: Mapping[int, Mapping[str, tuple[int, ...]]]) -> bool | None:
+def _is_list(prefix: str, members: Mapping[int, Mapping[Rest, tuple[int, ...]]]) -> bool | None:
     """Whether the members of a list are alike; None where a single member does not tell."""
     if len(members) == 1:
         (number,) = members
@@ -159,13 +173,12 @@ def _is_list(prefix: str, members: Mapping[int, Mapping[str, tuple[int, ...]]]) 
     if sorted(members) != list(range(len(members))):
         return False
     ordered = [members[number] for number in range(len(members))]
-    plain = all(len(member) <= 2 and not any("." in rest.strip(".") for rest in member) for member in ordered)
+    plain = all(len(member) <= 2 and not any("." in rest.strip(".") for rest, _ in member) for member in ordered)
     if plain:
-        return prefix.endswith(".") and len({tuple(sorted(member.items())) for member in ordered}) == 1
+        return prefix.endswith(".") and all(member == ordered[0] for member in ordered)
     kinds = {frozenset(member) for member in ordered}
-    overlap = [_overlap(a, b) for a, b in pairwise(ordered)]
-    return sum(overlap) / len(overlap) >= _ALIKE or 2 * len(kinds) <= len(ordered)
+    return 2 * len(kinds) <= len(ordered) or fmean(_overlap(a, b) for a, b in pairwise(ordered)) >= _ALIKE
 
 
-def _overlap(a: Mapping[str, object], b: Mapping[str, object]) -> float:
+def _overlap(a: Mapping[Rest, object], b: Mapping[Rest, object]) -> float:
     return len(a.keys() & b.keys()) / max(1, len(a.keys() | b.keys()))

@@ -8,18 +8,21 @@ from dataclasses import dataclass, field
 from math import exp
 
 from kinfold.checkpoint.manifest import Manifest
-from kinfold.scaffold.keymap.assignment import best_pairs
-from kinfold.scaffold.keymap.fused import Fusion, find_fusions
+from kinfold.scaffold.keymap.assignment import best_pairs, components
+from kinfold.scaffold.keymap.described import describe
+from kinfold.scaffold.keymap.doubts import without_doubtful
+from kinfold.scaffold.keymap.fused import Fusion, choose_fusions, find_fusions
 from kinfold.scaffold.keymap.groups import Group, group_tensors
-from kinfold.scaffold.keymap.lists import align_lists
-from kinfold.scaffold.keymap.relations import COST, Relation, relate
-from kinfold.scaffold.keymap.scores import Described, NameScores, Togetherness, describe
+from kinfold.scaffold.keymap.lists import Alignment, align_lists
+from kinfold.scaffold.keymap.relations import COST, Relation, relate_all
+from kinfold.scaffold.keymap.scores import NameScores
+from kinfold.scaffold.keymap.together import Siblings, Together
 from kinfold.scaffold.keymap.words import Vocabulary, standard_vocabulary
 
 SURE = 1.0
 """By how much the best pairing of all has to beat the best one without a pair for the pair to be decided."""
 
-ROUNDS = 3
+ROUNDS = 5
 """How often pairs are scored anew by what their neighbours were paired with."""
 
 ALONE = 1.5
@@ -27,6 +30,18 @@ ALONE = 1.5
 
 UNIQUE = 4.0
 """What it brings if nothing else on either side has a shape and a place that fit."""
+
+FEW = 4
+"""How many matrices that are not square say whether matrices are transposed."""
+
+RARE = 1 / 16
+"""The part of them that may be another way than the others."""
+
+ODD = 4.0
+"""What it costs to be transposed where the others are not."""
+
+Pair = tuple[Group, Group]
+Scores = Mapping[Pair, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +55,8 @@ class Decision:
         margin: By how much the best assignment beats the best one without this pair.
         evidence: What speaks for it, for a person.
         alternatives: What else could fill the targets, or be filled by the sources.
-        dim: Of several that are one: the dimension in which they are joined, counted in the shape of the several.
+        dim: Of several that are one: the dimension in which they are joined, counted in the shape of the several. They
+            are in the order in which they are joined; whether they lie in turns, no name says.
     """
 
     sources: tuple[Group, ...]
@@ -70,6 +86,7 @@ class Inference:
         decisions: What was paired, decided or open.
         unused: Foreign groups that nothing here is made of.
         unfilled: Native groups that nothing there goes with.
+        lists: The native list that each foreign one was paired with, as patterns.
     """
 
     decisions: tuple[Decision, ...]
@@ -93,18 +110,19 @@ def infer(source: Manifest, target: Manifest, *, vocabulary: Vocabulary | None =
     not_lists: tuple[set[str], set[str]] = set(), set()
     while True:
         sources, targets = (group_tensors(side, but=but) for side, but in zip((source, target), not_lists, strict=True))
-        inference = _infer(sources, targets, vocabulary)
-        alone = _lists_without_partner(inference)
+        alignment = align_lists(sources, targets, vocabulary)
+        inference = _infer(sources, targets, alignment, vocabulary)
+        alone = _lists_without_partner(inference, alignment)
         if all(more <= known for more, known in zip(alone, not_lists, strict=True)):
             return inference
         for known, more in zip(not_lists, alone, strict=True):
             known |= more
 
 
-def _lists_without_partner(inference: Inference) -> tuple[set[str], set[str]]:
+def _lists_without_partner(inference: Inference, alignment: Alignment) -> tuple[set[str], set[str]]:
     """Lists that nothing on the other side goes with, though they hold what is to be paired: their numbers may be
     just names there, or count from another number on."""
-    known = inference.lists.keys(), set(inference.lists.values())
+    known = alignment.there, alignment.here
     sides = inference.unused, inference.unfilled
     if not all(sides):
         return set(), set()
@@ -121,74 +139,87 @@ def _outermost_alone(group: Group, known: Collection[str]) -> str:
     return next((name for name in group.lists if name not in known), "")
 
 
-def _infer(sources: Sequence[Group], targets: Sequence[Group], vocabulary: Vocabulary) -> Inference:
-    lists = align_lists(sources, targets, vocabulary)
+def _infer(sources: Sequence[Group], targets: Sequence[Group], lists: Alignment, vocabulary: Vocabulary) -> Inference:
     there, here = describe(sources, vocabulary), describe(targets, vocabulary)
-    names = NameScores(there, here, vocabulary)
-    relations = _relations(there, here, lists)
+    relations = relate_all(there, here, lists)
+    there, here = without_doubtful(there, here, relations, vocabulary)
+    names, siblings = NameScores(there, here, vocabulary), Siblings(there, here, relations)
+    described = {item.group: item for item in (*there, *here)}
+    scores = {(a, b): names(described[a], described[b]) + siblings(a, b) for a, b in relations}
     fitting = {group for pair in relations for group in pair}
     fusions = find_fusions(there, here, fitting, names, lists, vocabulary)
-    fused = {group for fusion in fusions for group in (*fusion.sources, *fusion.targets)}
-    free = {pair: relation for pair, relation in relations.items() if not fused & set(pair)}
-    plain = {(a.group, b.group): names(a, b) for a in there for b in here if (a.group, b.group) in free}
-    unique = _unique(free)
-    decided = [_of_fusion(fusion) for fusion in fusions]
-    pairs = {a: b for fusion in fusions for a in fusion.sources for b in fusion.targets}
     found: list[Decision] = []
     for _ in range(ROUNDS):
-        together = Togetherness({**pairs, **{d.sources[0]: d.targets[0] for d in found if d.sure}}, sources, targets)
-        scores = {
-            pair: ALONE + UNIQUE * (pair in unique) + score + together(*pair) - COST[free[pair].kind]
-            for pair, score in plain.items()
-        }
-        before, found = found, _assign(scores, free)
+        together = Together(((a, b) for d in found if d.sure for a in d.sources for b in d.targets), there, here)
+        before, found = found, _round(found, fusions, scores, relations, together)
         if [(d.sources, d.targets, d.sure) for d in before] == [(d.sources, d.targets, d.sure) for d in found]:
             break
-    decisions = [*decided, *found]
-    used = {group for decision in decisions for group in (*decision.sources, *decision.targets)}
+    used = _groups(found)
     order = {group: number for number, group in enumerate(targets)}
     return Inference(
-        tuple(sorted(decisions, key=lambda decision: order[decision.targets[0]])),
+        tuple(sorted(found, key=lambda decision: order[decision.targets[0]])),
         tuple(group for group in sources if group not in used),
         tuple(group for group in targets if group not in used),
-        lists,
+        lists.there,
     )
 
 
-def _unique(pairs: Iterable[tuple[Group, Group]]) -> set[tuple[Group, Group]]:
+def _round(
+    found: Sequence[Decision],
+    possible: Sequence[Fusion],
+    names: Scores,
+    relations: Mapping[Pair, Relation],
+    together: Together,
+) -> list[Decision]:
+    """Decide anew, by names, shapes and what was found in the round before."""
+    settled = _groups(decision for decision in found if decision.sure and not _is_fused(decision))
+    possible = [fusion for fusion in possible if fusion.margin >= SURE or not fusion.groups & settled]
+    fusions = [_of_fusion(fusion) for fusion in choose_fusions(possible, together)]
+    fused = _groups(decision for decision in fusions if decision.sure)
+    free = {pair: relation for pair, relation in relations.items() if not fused & set(pair)}
+    unique = _unique(free)
+    cost = COST if _some_are_transposed(found) else {**COST, "transpose": ODD}
+    scores = {
+        pair: ALONE + UNIQUE * (pair in unique) + names[pair] + together(*pair) - cost[relation.kind]
+        for pair, relation in free.items()
+    }
+    return _compatible(fusions, _assign(scores, free))
+
+
+def _some_are_transposed(found: Iterable[Decision]) -> bool:
+    """Whether some of the matrices that were decided are transposed, or too few were decided to say."""
+    matrices = [d for d in found if d.sure and len(d.targets[0].shape) == 2 and len(set(d.targets[0].shape)) == 2]
+    transposed = sum(decision.relation.kind == "transpose" for decision in matrices)
+    return len(matrices) < FEW or transposed > RARE * len(matrices)
+
+
+def _is_fused(decision: Decision) -> bool:
+    return len(decision.sources) + len(decision.targets) > 2
+
+
+def _compatible(fusions: Sequence[Decision], pairs: Sequence[Decision]) -> list[Decision]:
+    """Fusions and pairs without those that are less sure than others of their groups: a pair than a fusion, if open."""
+    settled = _groups(decision for decision in pairs if decision.sure)
+    kept = [decision for decision in fusions if decision.sure or not _groups([decision]) & settled]
+    fused = _groups(kept)
+    return [*kept, *(decision for decision in pairs if not _groups([decision]) & fused)]
+
+
+def _groups(decisions: Iterable[Decision]) -> set[Group]:
+    return {group for decision in decisions for group in (*decision.sources, *decision.targets)}
+
+
+def _unique(pairs: Iterable[Pair]) -> set[Pair]:
     """The pairs of which neither side goes with anything else."""
     pairs = list(pairs)
     times = Counter(group for pair in pairs for group in pair)
     return {pair for pair in pairs if times[pair[0]] == times[pair[1]] == 1}
 
 
-def _relations(
-    there: Sequence[Described], here: Sequence[Described], lists: Mapping[str, str]
-) -> dict[tuple[Group, Group], Relation]:
-    """Every pair whose lists and shapes go together, and of which not one is said to be a bias and the other not."""
-    by_lists: dict[tuple[str, ...], list[Described]] = {}
-    for item in here:
-        by_lists.setdefault(item.group.lists, []).append(item)
-    known = set(lists.values())
-    found = {}
-    for source in there:
-        aligned = tuple(lists[name] for name in source.group.lists if name in lists)
-        for native, items in by_lists.items():
-            if tuple(name for name in native if name in known) == aligned:
-                for target in items:
-                    if {source.meaning.leaf, target.meaning.leaf} != {"weight", "bias"}:
-                        relation = relate(source.group, target.group)
-                        if relation is not None:
-                            found[source.group, target.group] = relation
-    return found
-
-
-def _assign(
-    scores: Mapping[tuple[Group, Group], float], relations: Mapping[tuple[Group, Group], Relation]
-) -> list[Decision]:
+def _assign(scores: Scores, relations: Mapping[Pair, Relation]) -> list[Decision]:
     """The pairs with the largest total score, each part of the graph of what can go together on its own."""
     decisions = []
-    for sources, targets in _components(scores):
+    for sources, targets in components(scores):
         rows = {group: number for number, group in enumerate(sources)}
         columns = {group: number for number, group in enumerate(targets)}
         table = {(rows[a], columns[b]): score for (a, b), score in scores.items() if a in rows}
@@ -199,31 +230,9 @@ def _assign(
             alternatives = close if margin < SURE else []
             if other is not None and margin < SURE and targets[other] not in alternatives:
                 alternatives.append(targets[other])
-            evidence = "the only one of its shape" if len(table) == 1 else f"by name, {margin:.1f} ahead"
+            evidence = "the only one of its shape" if len(table) == 1 else f"by name and neighbours, {margin:.1f} ahead"
             decisions.append(Decision((pair[0],), (pair[1],), relations[pair], margin, evidence, tuple(alternatives)))
     return decisions
-
-
-def _components(pairs: Iterable[tuple[Group, Group]]) -> list[tuple[list[Group], list[Group]]]:
-    """The connected parts of a graph of pairs."""
-    parent: dict[Group, Group] = {}
-
-    def root(group: Group) -> Group:
-        parent.setdefault(group, group)
-        while parent[group] is not group:
-            parent[group] = parent[parent[group]]
-            group = parent[group]
-        return group
-
-    pairs = list(pairs)
-    for a, b in pairs:
-        parent[root(a)] = root(b)
-    found: dict[Group, tuple[dict[Group, None], dict[Group, None]]] = {}
-    for a, b in pairs:
-        part = found.setdefault(root(a), ({}, {}))
-        part[0][a] = None
-        part[1][b] = None
-    return [(list(rows), list(columns)) for rows, columns in found.values()]
 
 
 def _of_fusion(fusion: Fusion) -> Decision:

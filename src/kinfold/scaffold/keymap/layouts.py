@@ -57,7 +57,7 @@ LAYOUTS: Mapping[Layout, Mapping[str, str]] = {
 }
 """Native pattern to foreign pattern, by layout."""
 
-CONTAINERS: Mapping[str, Layout] = {"safetensors": "hf", "gguf": "gguf"}
+CONTAINERS: Mapping[str, Layout] = {"safetensors": "hf", "pickle": "hf", "dcp": "hf", "gguf": "gguf"}
 """The layout that each kind of file is expected to have."""
 
 RECOMPUTED: Mapping[Layout, Mapping[str, str]] = {

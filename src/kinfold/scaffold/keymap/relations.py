@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
+from operator import itemgetter
 from typing import Literal
 
 from kinfold.checkpoint.manifest import TensorInfo
+from kinfold.scaffold.keymap.described import Described
 from kinfold.scaffold.keymap.groups import Group, Place
+from kinfold.scaffold.keymap.lists import Alignment
 
 Shape = tuple[int, ...]
 Kind = Literal["same", "transpose", "reshape"]
@@ -48,6 +53,34 @@ def relate(source: Group, target: Group) -> Relation | None:
     return None
 
 
+def relate_all(
+    there: Sequence[Described], here: Sequence[Described], lists: Alignment
+) -> dict[tuple[Group, Group], Relation]:
+    """Every pair whose lists and shapes go together, and of which not one is said to be a bias and the other a weight.
+
+    Args:
+        there: The foreign groups.
+        here: The native groups.
+        lists: Which lists go together.
+    """
+    by_lists: dict[tuple[str, ...], list[Described]] = {}
+    for item in here:
+        by_lists.setdefault(lists.of_target(item.group), []).append(item)
+    kinds: dict[tuple, int] = {}
+    kind = {item.group: kinds.setdefault(_tensors(item.group), len(kinds)) for item in (*there, *here)}
+    known: dict[tuple[int, int], Relation | None] = {}
+    found = {}
+    for source in there:
+        for target in by_lists.get(lists.of_source(source.group), ()):
+            if {source.meaning.leaf, target.meaning.leaf} != {"weight", "bias"}:
+                a, b = source.group, target.group
+                if (kind[a], kind[b]) not in known:
+                    known[kind[a], kind[b]] = relate(a, b)
+                if relation := known[kind[a], kind[b]]:
+                    found[a, b] = relation
+    return found
+
+
 def kind_of_shapes(a: Shape, b: Shape) -> Kind | None:
     """How a tensor of one shape can be one of another; stacked matrices are transposed in their last two dimensions."""
     if a == b:
@@ -81,11 +114,13 @@ def _common_kind(pairs: set[_Pair]) -> Kind | None:
 
 def _stacked_kind(several: Group, one: Group, hole: int) -> Kind | None:
     """How tensors stacked over a hole can be those of the group without it."""
+    if len(several.shapes) != 1 or _values(several) != _values(one):
+        return None
     counts: dict[Place, int] = {}
     for place in several.tensors:
         rest = place[:hole] + place[hole + 1 :]
         counts[rest] = counts.get(rest, 0) + 1
-    if counts.keys() != one.places or len(several.shapes) != 1:
+    if counts.keys() != one.places:
         return None
     kinds = set()
     for rest, count in counts.items():
@@ -93,3 +128,17 @@ def _stacked_kind(several: Group, one: Group, hole: int) -> Kind | None:
             return None
         kinds.add(kind_of_shapes((count, *several.shape), one.tensors[rest].shape))
     return kinds.pop() if len(kinds) == 1 else None
+
+
+def _values(group: Group) -> int:
+    if len(group.shapes) == 1:
+        return prod(group.shape) * len(group.tensors)
+    return sum(info.numel for info in group.tensors.values())
+
+
+def _tensors(group: Group) -> tuple:
+    """All of a group that decides what it can go together with."""
+    return (
+        len(group.parts),
+        *((place, info.shape, info.dtype) for place, info in sorted(group.tensors.items(), key=itemgetter(0))),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -14,20 +14,29 @@ import msgspec
 from kinfold.documents import decode_document
 from kinfold.errors import KeyMapError
 
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+_WORD = re.compile(r"[vV][0-9]+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")  # v2 is a version, and no value
+_COUNTED = re.compile(r"(?<![A-Za-z])[A-Za-z]{2,}[0-9]+(?![A-Za-z0-9])")
 
 Words = tuple[str, ...]
 
+Span = tuple[int, int, tuple[Any, ...]]
+"""Where a phrase starts, where it stops, and what it stands for."""
+
 
 def words_of(text: str) -> Words:
-    """The words of a name: cut at all but letters and digits, before capitals, and between letters and digits."""
+    """The words of a name: cut at all but letters and digits, before capitals, and between letters and digits.
+
+    Only a version stays in one piece: `pvt_v2` is pvt, v2.
+    """
     return tuple(word.lower() for word in _WORD.findall(text))
 
 
 class Table(msgspec.Struct, forbid_unknown_fields=True):
     """`vocabulary.yaml`, which explains its fields."""
 
-    concepts: dict[str, list[str]]
+    where: dict[str, list[str]]
+    what: dict[str, list[str]]
+    within: dict[str, dict[str, list[str]]]
     implies: dict[str, list[str]]
     norm_order: list[list[str]]
     empty: list[str]
@@ -35,8 +44,9 @@ class Table(msgspec.Struct, forbid_unknown_fields=True):
     biases: list[str]
     fused: dict[str, list[str]]
     exclusive: list[list[str]]
+    towers: list[str]
+    not_of_norms: list[str]
     telling: list[str]
-    lists: list[str]
     recomputed: dict[str, str]
 
 
@@ -61,9 +71,12 @@ class Vocabulary:
     def __init__(self, table: Table) -> None:
         self.table = table
         self.telling = frozenset(table.telling)
-        self.lists = frozenset(table.lists)
         self.exclusive = [frozenset(group) for group in table.exclusive]
-        self._concepts = _by_phrase(table.concepts)
+        self.towers = frozenset(table.towers)
+        self.not_of_norms = frozenset(table.not_of_norms)
+        self._where = _by_phrase(table.where)
+        self._what = _by_phrase(table.what)
+        self._within = {place: _by_phrase(concepts) for place, concepts in table.within.items()}
         self._orders = _by_phrase(dict(enumerate(table.norm_order)))
         self._empty = frozenset(table.empty)
         self._recomputed = {tuple(phrase.split()): reason for phrase, reason in table.recomputed.items()}
@@ -78,16 +91,47 @@ class Vocabulary:
         if kind:
             words = words[:-1]
         words = ("^", *words, "$")
-        features: set[str] = set()
-        for phrase, concepts in _phrases(words, self._concepts):
-            if concepts:
-                features.update(concepts)
-            elif phrase[0] not in self._empty and phrase[0] not in ("^", "$") and not phrase[0].isdigit():
-                features.add(f"'{phrase[0]}'")
-        for concept in list(features):
-            features.update(self.table.implies.get(concept, ()))
-        found = [orders[0] for _, orders in _phrases(words, self._orders) if orders]
-        return Meaning(frozenset(features), kind, found[-1] if found else None)
+        features, known = self._where_and_what(words)
+        features.update(
+            f"'{word}'"
+            for number, word in enumerate(words[1:-1], 1)
+            if number not in known and word not in self._empty and not word.isdigit()
+        )
+        features.update(f"'{word.lower()}'" for word in _COUNTED.findall(name))  # beside fpn and 1 also fpn1
+        return Meaning(frozenset(features), kind, self._order(name, words))
+
+    def _order(self, name: str, words: Words) -> int | None:
+        """Where a norm stands, by the last phrase for it that is whole segments: `cross_attn_norm` is no `attn_norm`."""
+        ends = {1}
+        for segment in name.split("."):
+            ends.add(max(ends) + len(words_of(segment)))
+        ends.add(len(words) - 1)
+        found = [found for found in _phrases(words, self._orders) if found[0] in ends and found[1] in ends]
+        return found[-1][2][0] if found else None
+
+    def _where_and_what(self, words: Words) -> tuple[set[str], set[int]]:
+        """The concepts of a name, and the numbers of the words that they are said by."""
+        where, what = _phrases(words, self._where), _phrases(words, self._what)
+        end = self._at_end(words, where)
+        if end is not None and not any(start <= end[0] and stop >= end[1] for start, stop, _ in what):
+            what = [*_phrases(words[: end[0]], self._what), end]
+        features = self._with_implied({concept for _, _, concepts in (*where, *what) for concept in concepts})
+        return features, {number for start, stop, _ in (*where, *what) for number in range(start, stop)}
+
+    def _at_end(self, words: Words, where: Sequence[Span]) -> Span | None:
+        """What the words at the end of a name mean after those for a place, if they mean something there."""
+        stop = len(words) - 1
+        for start, place_stop, concepts in where:
+            while place_stop < stop and words[place_stop].isdigit():
+                place_stop += 1
+            for place in sorted(self._with_implied(set(concepts)) & self._within.keys()):
+                found = self._within[place].get(words[place_stop:stop])
+                if found:
+                    return start, stop, found
+        return None
+
+    def _with_implied(self, concepts: set[str]) -> set[str]:
+        return concepts.union(*(self.table.implies.get(concept, ()) for concept in concepts))
 
     def why_recomputed(self, name: str) -> str | None:
         """Why a tensor of this name is not needed, or None if nothing says so."""
@@ -118,17 +162,15 @@ def _by_phrase(lists: Mapping[Any, list[str]]) -> dict[Words, tuple[Any, ...]]:
     return phrases
 
 
-def _phrases(words: Words, table: Mapping[Words, tuple[Any, ...]]) -> Iterator[tuple[Words, tuple[Any, ...]]]:
-    """The phrases of a table that words consist of, the longest first wherever they stand; other words one by one."""
+def _phrases(words: Words, table: Mapping[Words, tuple[Any, ...]]) -> list[Span]:
+    """The phrases of a table that words consist of, the longest first wherever they stand."""
     longest = max(map(len, table), default=1)
-    owner: list[Words | None] = [None] * len(words)
+    taken = [False] * len(words)
+    found: list[Span] = []
     for length in range(min(longest, len(words)), 0, -1):
         for start in range(len(words) - length + 1):
-            phrase = words[start : start + length]
-            if phrase in table and not any(owner[start : start + length]):
-                owner[start : start + length] = [phrase] * length
-    place = 0
-    while place < len(words):
-        phrase = owner[place] or words[place : place + 1]
-        yield phrase, table.get(phrase, ())
-        place += len(phrase)
+            concepts = table.get(words[start : start + length])
+            if concepts and not any(taken[start : start + length]):
+                taken[start : start + length] = [True] * length
+                found.append((start, start + length, concepts))
+    return sorted(found, key=lambda span: span[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -57,6 +58,19 @@ def format_sources(files: Files, root: Path, package: str) -> Files:
 
     with ThreadPoolExecutor() as pool:
         return dict(pool.map(formatted, files.items()))
+
+
+def line_length(path: Path, root: Path) -> int:
+    """How long the lines of a file may be, by the settings of ruff that hold for it.
+
+    Args:
+        path: The file, relative to the root.
+        root: The project's root.
+    """
+    command = [sys.executable, "-m", "ruff", "check", "--show-settings", str(path)]
+    settings = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False).stdout
+    found = re.search(r"^formatter\.line_width = (\d+)$", settings, re.MULTILINE)
+    return int(found[1]) if found else 88
 
 
 def templates_folder() -> Path:

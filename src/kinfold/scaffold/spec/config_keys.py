@@ -7,7 +7,7 @@ Keys are those of Hugging Face's config.json, and of GGUF metadata after the arc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "model_dim": ("hidden_size", "n_embd", "d_model", "embedding_length"),
@@ -58,7 +58,11 @@ NOT_ARCHITECTURE: frozenset[str] = frozenset({
 NOT_ARCHITECTURE_PREFIXES: tuple[str, ...] = ("general.", "GGUF.", "split.", "quantize.", "tokenizer.")
 """Prefixes of such keys in GGUF metadata."""
 
-GGUF_ROTARY_PAIRS: Mapping[str, str] = {"llama": "interleaved", "qwen2": "halves", "qwen3": "halves"}
+GGUF_ROTARY_PAIRS: Mapping[str, Literal["halves", "interleaved"]] = {
+    "llama": "interleaved",
+    "qwen2": "halves",
+    "qwen3": "halves",
+}
 """Which dimensions of a head rotate together in the files of each `general.architecture`.
 
 A property of the file format: llama.cpp's converter permutes the rows of q and k for the architectures that

@@ -103,6 +103,7 @@ def _spec(findings: Findings, index: TensorIndex, arch: str, *, description: str
         description=description,
         attention=Attention(**sections["attention"]),
         ffn=FeedForward(**sections["ffn"]),
-        key_maps={index.layout: key_map},
+        # Hugging Face's layout is written by any family, from whatever kind of file it was made.
+        key_maps={index.layout: key_map, **({} if index.layout == "hf" else {"hf": KeyMapSpec()})},
         archs={arch: Arch(**sizes)},
     )

@@ -19,6 +19,8 @@ _Node = TypeVar("_Node", bound=cst.CSTNode)
 def insert_entry(source: bytes, name: str, index: int, key: str, value: str, *, place: str) -> bytes:
     """Insert the entry `key: value` as number `index` into the dict literal that `source` binds to `name`.
 
+    It is written in the quotes of the other entries.
+
     Args:
         source: A file in which `find_table` has found the literal.
         name: The variable.
@@ -30,22 +32,29 @@ def insert_entry(source: bytes, name: str, index: int, key: str, value: str, *, 
     Raises:
         WiringError: libcst cannot read the file, or does not give it back byte for byte.
     """
-    module = _parse(source, place)
-    statement, old = _find(module, name)
-    new = insert(old, index, key, value, indent=module.default_indent)
+    module = parse_module(source, place)
+    statement, old = find_binding(module, name, cst.Dict)
+    quote = _quote(old)
+    entry = cst.DictElement(cst.SimpleString(f"{quote}{key}{quote}"), cst.SimpleString(f"{quote}{value}{quote}"))
+    new = insert(old, index, entry, indent=module.default_indent)
     if _is_too_wide(_replace(statement, old, new), module):
         new = spread(new, indent=module.default_indent)
-    return _replace(module, old, new).bytes
+    return encode(_replace(module, old, new), place)
 
 
 def remove_entry(source: bytes, name: str, index: int, *, place: str) -> bytes:
     """Remove entry number `index`, with the comments that belong to it; otherwise as `insert_entry`."""
-    module = _parse(source, place)
-    _, old = _find(module, name)
-    return _replace(module, old, remove(old, index)).bytes
+    module = parse_module(source, place)
+    _, old = find_binding(module, name, cst.Dict)
+    return encode(_replace(module, old, remove(old, index)), place)
 
 
-def _parse(source: bytes, place: str) -> cst.Module:
+def parse_module(source: bytes, place: str) -> cst.Module:
+    """The syntax tree of a file, which gives it back byte for byte.
+
+    Raises:
+        WiringError: libcst cannot read the file, or does not give it back.
+    """
     try:
         module = cst.parse_module(source)
     except cst.ParserSyntaxError as error:
@@ -58,18 +67,35 @@ def _parse(source: bytes, place: str) -> cst.Module:
     return module
 
 
-def _find(module: cst.Module, name: str) -> tuple[cst.SimpleStatementLine, cst.Dict]:
-    """The line that binds a dict literal to `name`, and the literal; `find_table` has made sure that it is there."""
+def encode(module: cst.Module, place: str) -> bytes:
+    """The content of a file, in the encoding that it declares.
+
+    Raises:
+        WiringError: The encoding cannot express what is new.
+    """
+    try:
+        return module.bytes
+    except UnicodeEncodeError as error:
+        raise WiringError(f"{place} cannot be written in the encoding that it declares: {error}.") from error
+
+
+def find_binding(module: cst.Module, name: str, kind: type[_Node]) -> tuple[cst.SimpleStatementLine, _Node]:
+    """The line at the top level that binds a value of this kind to `name`, and the value; it has to be there."""
     for line in module.body:
         if isinstance(line, cst.SimpleStatementLine):
             for statement in line.body:
                 match statement:
                     case (
-                        cst.Assign(targets=[cst.AssignTarget(target=cst.Name(bound))], value=cst.Dict() as literal)
-                        | cst.AnnAssign(target=cst.Name(bound), value=cst.Dict() as literal)
-                    ) if bound == name:
-                        return line, literal
+                        cst.Assign(targets=[cst.AssignTarget(target=cst.Name(bound))], value=value)
+                        | cst.AnnAssign(target=cst.Name(bound), value=value)
+                    ) if bound == name and isinstance(value, kind):
+                        return line, value
     raise LookupError(name)
+
+
+def _quote(literal: cst.Dict) -> str:
+    keys = (entry.key for entry in literal.elements if isinstance(entry, cst.DictElement))
+    return next((key.quote[0] for key in keys if isinstance(key, cst.SimpleString)), '"')
 
 
 def _replace(tree: _Node, old: cst.Dict, new: cst.Dict) -> _Node:

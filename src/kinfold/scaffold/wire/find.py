@@ -26,11 +26,11 @@ def find_table(source: bytes, name: str, place: str) -> dict[str, ast.expr]:
         WiringError: The file does not parse, or does not hold exactly one such literal at its top level, with
             plain strings as keys, each once. Every fault is listed with its line.
     """
-    tree = _parse(source, place)
+    tree = parse_source(source, place)
     target, literal = next(filter(None, (_literal(statement, name) for statement in tree.body)), (None, None))
     entries, faults = _read(literal) if literal else ({}, [])
     other = "is bound or changed again" if literal else "is bound, but not to a dict literal at the top level"
-    faults += [(node.lineno, f"{name} {other}") for node in _bindings(tree, name) if node is not target]
+    faults += [(node.lineno, f"{name} {other}") for node in bindings(tree, name) if node is not target]
     if not (literal or faults):
         faults = [(1, f"nothing in this file binds {name}")]
     if faults:
@@ -42,7 +42,7 @@ def find_table(source: bytes, name: str, place: str) -> dict[str, ast.expr]:
     return entries
 
 
-def _parse(source: bytes, place: str) -> ast.Module:
+def parse_source(source: bytes, place: str) -> ast.Module:
     try:
         return ast.parse(source, filename=place)
     except (SyntaxError, ValueError) as error:  # ValueError: a null byte, in some versions of Python
@@ -76,7 +76,7 @@ def _read(literal: ast.Dict) -> tuple[dict[str, ast.expr], list[_Fault]]:
     return entries, faults
 
 
-def _bindings(tree: ast.Module, name: str) -> Iterator[ast.expr | ast.alias]:
+def bindings(tree: ast.Module, name: str) -> Iterator[ast.expr | ast.alias]:
     """Whatever gives `name` a value, or changes the dict behind it, in any scope."""
     for node in ast.walk(tree):
         match node:

@@ -1,0 +1,278 @@
+"""Checkpoints of torch.distributed.checkpoint (DCP), read and written by torch itself, in one process.
+
+Such a folder has `.metadata`, which is a pickle that torch loads without any guard, and files with the tensors, each
+tensor in one chunk or several.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from math import prod
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint import filesystem, metadata
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
+
+from kinfold.checkpoint.base import Checkpoint, Readable
+from kinfold.checkpoint.manifest import ITEMSIZES, Manifest, TensorInfo
+from kinfold.checkpoint.nested import find_state_dict
+from kinfold.checkpoint.open import DCP_METADATA
+from kinfold.errors import CheckpointError, KinfoldError, UnsupportedError, nearest
+
+_PATHS: Mapping[str, type] = {
+    "PosixPath": PurePosixPath, "PurePosixPath": PurePosixPath, "WindowsPath": PureWindowsPath,
+    "PureWindowsPath": PureWindowsPath,
+}  # fmt: skip
+_CLASSES: Mapping[tuple[str, str], Any] = {
+    **{
+        (metadata.__name__, name): getattr(metadata, name)
+        for name in (
+            "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
+            "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+        )
+    },
+    (filesystem.__name__, "_StorageInfo"): filesystem._StorageInfo,
+    ("collections", "OrderedDict"): dict,
+    ("torch", "Size"): torch.Size,
+    ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
+    **{(module, name): kind for module in ("pathlib", "pathlib._local") for name, kind in _PATHS.items()},
+    **{("torch", name): getattr(torch, name) for name in ITEMSIZES},
+}  # fmt: skip
+"""Everything that a `.metadata` of torch's names, by module and name."""
+
+
+class DcpCheckpoint(Checkpoint):
+    """A folder of torch.distributed.checkpoint.
+
+    The state dict is found in what was saved around it (`find_state_dict`). A tensor is put together from its chunks
+    when it is asked for, so that for a moment there are two copies of it (of one chunk, where there are several).
+
+    Args:
+        folder: The folder.
+        config: What config.json holds.
+
+    Raises:
+        CheckpointError: The metadata are damaged or hostile, or files are missing; lists every fault.
+    """
+
+    layout = "dcp"
+
+    def __init__(self, folder: Path, *, config: Mapping[str, Any]) -> None:
+        self.path = folder
+        self.config = config
+        self._reader = _Reader(folder)
+        known: metadata.Metadata = self._reader.read_metadata()
+        stored = known.state_dict_metadata
+        self._keys = find_state_dict(
+            _nested(known), lambda key: _info(stored.get(key)) if isinstance(key, _Key) else None, place=folder
+        )
+        infos = {name: _info(stored[key]) for name, key in self._keys.items()}
+        self.manifest = {name: info for name, info in infos.items() if info is not None}
+        unknown = [
+            f"tensor {name}: {i.dtype} is not read" for name, i in self.manifest.items() if i.dtype not in ITEMSIZES
+        ]
+        if unknown:
+            raise UnsupportedError(f"{folder} holds what is not understood:", faults=unknown)
+        # What no chunk covers would keep the values that happen to be in memory.
+        if gaps := [name for name, key in self._keys.items() if not _is_covered(stored[key])]:
+            faults = [f"tensor {name}: its chunks do not make up {self.manifest[name].shape}" for name in gaps]
+            raise CheckpointError(f"{folder} is damaged:", faults=faults)
+
+    def tensor(self, name: str, *, mmap: bool = True) -> Tensor:
+        if name not in self._keys:
+            raise CheckpointError(f"{self.path} has no tensor {name!r}.", hint=nearest(name, self._keys))
+        info = self.manifest[name]
+        read = torch.empty(info.shape, dtype=getattr(torch, info.dtype))
+        try:
+            _alone(load, {str(self._keys[name]): read}, storage_reader=self._reader)
+        except (Exception, CheckpointException) as error:  # what torch meets in a damaged file may be anything
+            raise CheckpointError(f"{self.path}: tensor {name} cannot be read: {_cause(error)}") from error
+        return read
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+
+def write_dcp(
+    folder: Path, source: Readable, *, max_file_size: int, wrote: Callable[[int], None] | None = None
+) -> None:
+    """Write a folder of torch.distributed.checkpoint, one tensor at a time.
+
+    torch writes and syncs one file after the other, and `.metadata` last. What was written before is written anew. It
+    lets go of the tensors of a file, which it holds copies of, only when the file is complete.
+
+    Args:
+        folder: The folder; made if it is missing.
+        source: What to write.
+        max_file_size: How many bytes of tensors a file may have, which are then held in memory; a tensor that is
+            larger has a file of its own.
+        wrote: Called with the bytes of each tensor as it is fetched.
+
+    Raises:
+        CheckpointError: torch could not write it.
+    """
+    placeholders = {
+        name: torch.empty(info.shape, dtype=getattr(torch, info.dtype), device="meta")
+        for name, info in source.manifest.items()
+    }
+    planner = _LazySavePlanner(source, wrote)
+    try:
+        _alone(save, placeholders, storage_writer=_Writer(folder, max_file_size, source.manifest), planner=planner)
+    except CheckpointException as error:
+        cause = _cause(error)
+        if isinstance(cause, KinfoldError | OSError):
+            raise cause from error
+        raise CheckpointError(f"{folder} could not be written: {cause}") from error
+
+
+class _Writer(filesystem.FileSystemWriter):
+    """Torch's writer, called anew for every file: it keeps the tensors of one call until the end of it."""
+
+    def __init__(self, folder: Path, max_file_size: int, manifest: Manifest) -> None:
+        super().__init__(folder, overwrite=True)
+        self._max_file_size = max_file_size
+        self._manifest = manifest
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        results: list[WriteResult] = []
+        for number, items in enumerate(self._files(plan.items)):
+            prefix = type(plan.storage_data)(f"{plan.storage_data.prefix}{number}_")
+            results += super().write_data(replace(plan, items=items, storage_data=prefix), planner).wait()
+        future: Future[list[WriteResult]] = Future()
+        future.set_result(results)
+        return future
+
+    def _files(self, items: list[WriteItem]) -> Iterator[list[WriteItem]]:
+        file: list[WriteItem] = []
+        filled = 0
+        for item in items:
+            nbytes = self._manifest[item.index.fqn].nbytes
+            if file and filled + nbytes > self._max_file_size:
+                yield file
+                file, filled = [], 0
+            file.append(item)
+            filled += nbytes
+        yield file
+
+
+class _LazySavePlanner(DefaultSavePlanner):
+    """Plans with placeholders, and fetches each tensor when it is written."""
+
+    def __init__(self, source: Readable, wrote: Callable[[int], None] | None) -> None:
+        super().__init__()
+        self._source = source
+        self._wrote = wrote
+
+    def lookup_object(self, index: metadata.MetadataIndex) -> Tensor:
+        tensor = self._source.tensor(index.fqn)
+        if self._wrote is not None:
+            self._wrote(tensor.nbytes)
+        return tensor
+
+
+class _Reader(filesystem.FileSystemReader):
+    """Torch's reader, with a guard around the metadata, which are read once."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._metadata: metadata.Metadata | None = None
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
+        if self._metadata is None:
+            self._metadata = _read_metadata(Path(self.path))
+        return self._metadata
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes nothing but what torch puts into its metadata."""
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        if (module, name) not in _CLASSES:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which may run code")
+        return _CLASSES[module, name]
+
+
+def _read_metadata(folder: Path) -> metadata.Metadata:
+    path = folder / DCP_METADATA
+    if not path.is_file():
+        raise CheckpointError(f"{path} is no regular file.")
+    try:
+        with path.open("rb") as file:
+            known = _Unpickler(file).load()
+    except Exception as error:  # what an unpickler meets in a hostile file may raise anything
+        raise CheckpointError(f"{path} is not read: {error}") from error
+    if not isinstance(known, metadata.Metadata) or not isinstance(known.storage_data, dict):
+        raise CheckpointError(f"{path} does not hold the metadata of a checkpoint.")
+    faults = []
+    for file in sorted({str(info.relative_path) for info in known.storage_data.values()}):
+        if Path(file).name != file:
+            faults.append(f"{file!r} is no name of a file in the folder")
+        elif not (folder / file).is_file():
+            faults.append(f"{file!r} is missing")
+    if faults:
+        raise CheckpointError(f"{path} names files that cannot be used:", faults=faults)
+    if getattr(known, "storage_meta", None) is None:
+        known.storage_meta = metadata.StorageMeta()
+    return known
+
+
+class _Key(str):
+    """The name of an entry of the metadata."""
+
+
+def _nested(known: metadata.Metadata) -> dict[Any, Any]:
+    """What was saved, as it was nested, with the names of its entries in place of values."""
+    tree: dict[Any, Any] = {}
+    paths = known.planner_data or {}
+    for key in known.state_dict_metadata:
+        *folders, leaf = paths.get(key, (key,))
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[leaf] = _Key(key) if isinstance(known.state_dict_metadata[key], metadata.TensorStorageMetadata) else ...
+    return tree
+
+
+def _info(stored: Any) -> TensorInfo | None:
+    if not isinstance(stored, metadata.TensorStorageMetadata):
+        return None
+    dtype = str(stored.properties.dtype).removeprefix("torch.")
+    return TensorInfo(tuple(stored.size), dtype, dtype)
+
+
+def _is_covered(stored: Any) -> bool:
+    """Whether the chunks of a tensor fill it."""
+    starts = {tuple(chunk.offsets) for chunk in stored.chunks}
+    inside = all(
+        start >= 0 and start + size <= whole
+        for chunk in stored.chunks
+        for start, size, whole in zip(chunk.offsets, chunk.sizes, stored.size, strict=True)
+    )
+    return (
+        inside and len(starts) == len(stored.chunks) and sum(prod(c.sizes) for c in stored.chunks) == prod(stored.size)
+    )
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong in what torch calls the failure of a rank."""
+    failures = list(error.failures.values()) if isinstance(error, CheckpointException) else []
+    return failures[0][0] if failures else error
+
+
+def _alone(call: Any, *arguments: Any, **options: Any) -> None:
+    """Call something of DCP's without a process group, and without its warning that there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        call(*arguments, no_dist=True, **options)

@@ -1,0 +1,296 @@
+"""Converting a checkpoint from one layout to another, on disk, one tensor at a time.
+
+source layout -> native -> other layout, each tensor by itself -> shards -> the destination, in one step
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import msgspec
+
+from kinfold import __version__
+from kinfold.assets import AssetCard
+from kinfold.checkpoint import Manifest, open_checkpoint
+from kinfold.checkpoint.open import DCP_METADATA, PICKLE_SUFFIXES
+from kinfold.checkpoint.write import Shard, parse_size, plan_shards, write_safetensors, write_synced
+from kinfold.conversion.companions import CONFIG, companions, config_file
+from kinfold.conversion.hf_config import stated_otherwise
+from kinfold.conversion.route import Route
+from kinfold.conversion.unfinished import made_whole, was_made
+from kinfold.converter import NATIVE, CheckpointConverter
+from kinfold.errors import CheckpointError, KeyMapError, nearest
+from kinfold.keymap import Plan, certify
+from kinfold.loader import PreparedModel, find_card, load_model, model_manifest
+
+if TYPE_CHECKING:
+    import torch
+
+Format = Literal["safetensors", "dcp"]
+Progress = Callable[[int, int], None]
+"""Called with the bytes written so far and all that are to be written."""
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".distcp", *PICKLE_SUFFIXES)
+GGUF, GGUF_NAMES = "gguf", "gguf-names"
+SHARD_SIZES: Mapping[Format, str] = {"safetensors": "5GB", "dcp": "200MB"}
+"""How large a file may be if it is not said; torch keeps a whole file of DCP in memory while it writes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What a conversion has written.
+
+    Attributes:
+        path: The folder.
+        family: The family of the model.
+        arch: Its arch.
+        source_layout: The layout that the source was in.
+        layout: The layout that the destination is in.
+        files: The names of its files.
+        tensors: How many tensors there are.
+        nbytes: How many bytes they take.
+    """
+
+    path: Path
+    family: str
+    arch: str
+    source_layout: str
+    layout: str
+    files: tuple[str, ...]
+    tensors: int
+    nbytes: int
+
+
+def convert_checkpoint(
+    source: AssetCard | str | Path,
+    destination: str | Path,
+    *,
+    family: str | None = None,
+    arch: str | None = None,
+    to: str = NATIVE,
+    dtype: torch.dtype | str | None = None,
+    max_shard_size: int | str | None = None,
+    format: Format = "safetensors",
+    config: bool = True,
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> Converted:
+    """Write a checkpoint in another layout.
+
+    The destination is there complete or not at all. After an interruption the same call goes on with what is
+    complete. One tensor, and what it is made of, is in memory at a time; one that stays as it is, is copied by the
+    kernel.
+
+    Args:
+        source: A card, the name of one, or the path of a checkpoint.
+        destination: The folder to make.
+        family: The family of a checkpoint that no card names.
+        arch: The arch of such a checkpoint; if None, one whose certificate holds.
+        to: The layout to write: one of the family's key maps, "native", or "gguf-names" for that of GGUF.
+        dtype: What floating tensors are cast to; None leaves them. Quantised tensors of GGUF are float32.
+        max_shard_size: How many bytes of tensors a file may have; if None, "5GB", and "200MB" for "dcp", which holds as
+            much in memory.
+        format: "safetensors", or "dcp" for torch.distributed.checkpoint.
+        config: Whether to write config.json.
+        restart: Throw away what an unfinished conversion of another request to the same destination has left.
+        progress: Called as bytes are written.
+
+    Raises:
+        CertificateError: A key map does not explain the checkpoint, or the model, in full.
+        KeyMapError: The family has no such layout.
+        ConfigError: A config.json is to be made that is not known.
+        CheckpointError: The destination exists, cannot be written, or another conversion to it is unfinished.
+    """
+    destination = _destination(destination)
+    cast = _dtype_name(dtype)
+    if format not in get_args(Format):
+        raise CheckpointError(f"The format {format!r} is not known.", hint=nearest(format, get_args(Format)))
+    max_file_size = parse_size(SHARD_SIZES[format] if max_shard_size is None else max_shard_size)
+    prepared, converter = _prepared(source, family, arch)
+    with prepared.checkpoint as checkpoint:
+        route = _route(prepared, converter, to, cast)
+        shards = plan_shards(route.manifest, max_file_size)
+        others = companions(checkpoint)
+        if config:
+            written = cast or _main_dtype(route.manifest)
+            others[CONFIG] = config_file(prepared, to=to, dtype=written, cast=cast is not None)
+        request = _request(prepared, route, to, format, shards, others)
+        if not was_made(destination, request):
+            try:
+                with made_whole(destination, request, restart=restart) as folder:
+                    _write(folder, shards, max_file_size, route, format, progress)
+                    for name, data in others.items():
+                        write_synced(folder / name, data)
+                    if _identity(checkpoint.path) != request["files"]:
+                        raise CheckpointError(f"{checkpoint.path} has changed while it was read.")
+            except OSError as error:
+                raise CheckpointError(
+                    f"{destination} could not be written: {error}",
+                    hint="What is complete is kept, and the same call goes on with it.",
+                ) from error
+        return Converted(
+            path=destination,
+            family=prepared.card.model_family,
+            arch=str(prepared.card.model_arch),
+            source_layout=prepared.conversion.layout,
+            layout=to,
+            files=tuple(sorted(path.name for path in destination.iterdir())),
+            tensors=len(route.manifest),
+            nbytes=sum(info.nbytes for info in route.manifest.values()),
+        )
+
+
+def _destination(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    path = path.parent.resolve() / path.name
+    if path.suffix in WEIGHT_SUFFIXES:
+        raise CheckpointError(
+            f"{path} is to be a folder, and is called like a file.", hint=f"{path.with_suffix('')} would do."
+        )
+    return path
+
+
+def _dtype_name(dtype: torch.dtype | str | None) -> str | None:
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise CheckpointError(f"Tensors are not cast to {name!r}.", hint=nearest(name, DTYPES))
+    return name
+
+
+def _prepared(
+    source: AssetCard | str | Path, family: str | None, arch: str | None
+) -> tuple[PreparedModel, CheckpointConverter]:
+    """The certified conversion of a source, and the key maps of its family.
+
+    Where no card says so, what a family's config has besides shapes is as the checkpoint's own config says.
+    """
+    card = source if isinstance(source, AssetCard) else find_card(source, family=family)
+    loader = load_model.get(family or card.model_family)
+    if arch is not None:
+        card = msgspec.structs.replace(card, model_arch=arch)
+    if card.checkpoint is None or card.source != card.checkpoint:
+        return loader.prepare(card), loader.checkpoint_converter
+    with open_checkpoint(card.checkpoint) as checkpoint:
+        foreign = checkpoint.config
+    if foreign.get("model_family") == card.model_family and arch is None:  # written here
+        card = msgspec.structs.replace(
+            card, model_arch=foreign.get("model_arch"), model_config=foreign.get("model_config", {})
+        )
+        return loader.prepare(card), loader.checkpoint_converter
+    prepared = loader.prepare(card)
+    if otherwise := stated_otherwise(prepared.config, foreign):
+        prepared.checkpoint.close()
+        prepared = loader.prepare(msgspec.structs.replace(prepared.card, model_config=otherwise))
+    return prepared, loader.checkpoint_converter
+
+
+def _route(prepared: PreparedModel, converter: CheckpointConverter, to: str, dtype: str | None) -> Route:
+    """How each tensor of the other layout comes about."""
+    layout = _layout(to, converter)
+    checkpoint, conversion = prepared.checkpoint, prepared.conversion
+    load = conversion.certificate.plan
+    load.check_copies(checkpoint.tensor)
+    if layout == conversion.layout:
+        return Route(checkpoint, load, load, _exported(load, checkpoint.manifest), dtype=dtype)
+    came_out = conversion.key_map.target_manifest(checkpoint.manifest)
+    native = {name: came_out[name] for name in model_manifest(prepared.model)}
+    if layout == NATIVE:
+        return Route(checkpoint, load, None, native, dtype=dtype)
+    key_map = converter.key_maps[layout].bind(prepared.config)
+    foreign = key_map.source_manifest(native)
+    certificate = certify(key_map, foreign, native)
+    certificate.raise_for_faults(f"The key map {layout!r} cannot export this model:")
+    return Route(checkpoint, load, certificate.plan, _exported(certificate.plan, foreign), dtype=dtype)
+
+
+def _exported(plan: Plan, manifest: Manifest) -> Manifest:
+    """The tensors that a plan exports, in its order."""
+    names = [*(name for step in plan.steps for name in step.sources), *(name for name, _ in plan.copies)]
+    return {name: manifest[name] for name in names}
+
+
+def _layout(to: str, converter: CheckpointConverter) -> str:
+    """The layout that is called `to`.
+
+    Raises:
+        KeyMapError: There is none; names those that there are.
+    """
+    known = [NATIVE, *(GGUF_NAMES if layout == GGUF else layout for layout in converter.key_maps)]
+    if to == GGUF:
+        raise KeyMapError(
+            "GGUF files are not written.",
+            hint=f"{GGUF_NAMES!r} writes safetensors with the names and values of GGUF."
+            if GGUF_NAMES in known
+            else None,
+        )
+    if to not in known:
+        raise KeyMapError(f"The family has no layout {to!r}.", hint=f"Known: {', '.join(known)}.")
+    return GGUF if to == GGUF_NAMES else to
+
+
+def _main_dtype(manifest: Manifest) -> str:
+    """The dtype that most bytes are of."""
+    sizes: Counter[str] = Counter()
+    for info in manifest.values():
+        sizes[info.dtype] += info.nbytes
+    return sizes.most_common(1)[0][0]
+
+
+def _request(
+    prepared: PreparedModel,
+    route: Route,
+    to: str,
+    format: Format,
+    shards: list[Shard],
+    others: Mapping[str, bytes],
+) -> dict[str, Any]:
+    """All that decides what comes out."""
+    return {
+        "kinfold": __version__,
+        "source": str(prepared.checkpoint.path.absolute()),
+        "files": _identity(prepared.checkpoint.path),
+        "family": prepared.card.model_family,
+        "layouts": [prepared.conversion.layout, to],
+        "format": format,
+        "shards": {shard.file: _digest(shard.header) for shard in shards},
+        "others": {name: _digest(data) for name, data in others.items()},
+        "steps": route.fingerprint(),
+    }
+
+
+def _identity(path: Path) -> list[list[Any]]:
+    """Name, size and time of change of the files of a checkpoint that hold tensors."""
+    found = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = [file for file in found if file.suffix in WEIGHT_SUFFIXES or file.name == DCP_METADATA]
+    return [[file.name, (status := file.stat()).st_size, status.st_mtime_ns] for file in files or [path]]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write(
+    folder: Path, shards: list[Shard], max_file_size: int, route: Route, format: Format, progress: Progress | None
+) -> None:
+    done, total = 0, sum(info.nbytes for info in route.manifest.values())
+
+    def wrote(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(done, total)
+
+    if format == "safetensors":
+        write_safetensors(folder, shards, route, wrote=wrote)
+        return
+    from kinfold.checkpoint.dcp import write_dcp
+
+    write_dcp(folder, route, max_file_size=max_file_size, wrote=wrote)

@@ -1,0 +1,177 @@
+"""A key map that may have gaps: what names and shapes settle, and what they leave open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+
+from kinfold.scaffold.keymap.candidates import Candidates
+from kinfold.scaffold.keymap.fused_layouts import fused_questions
+from kinfold.scaffold.keymap.groups import Group
+from kinfold.scaffold.keymap.infer import Decision, Inference
+from kinfold.scaffold.keymap.matchings import components, matchings
+from kinfold.scaffold.keymap.native import NativeSide
+from kinfold.scaffold.keymap.pairing import Answer, Pairing, Question, RotaryOrder, first_name
+from kinfold.scaffold.keymap.transposing import layers_transposed, settle_squares
+from kinfold.scaffold.keymap.words import Vocabulary
+
+MOST_ANSWERS = 5000
+"""How many answers a question may have and still be tried one by one."""
+
+BY_SHAPE = 0.95
+"""The confidence of what shapes alone allow, whatever the names are."""
+
+BY_VALUES = "the values of both sides agree"
+"""The evidence of what was settled by values."""
+
+Fits = Callable[[Pairing], bool]
+"""Whether the values of a pairing go together."""
+
+Rotary = tuple[RotaryOrder, str]
+"""How the rows of queries and keys lie there, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A key map that may have gaps.
+
+    Attributes:
+        pairings: What is settled.
+        questions: What is not.
+        rotary: How the rows of queries and keys lie there; None if nothing turns, or that is a question.
+        unused: Foreign groups in none of the pairings.
+        unfilled: Native groups in none of the pairings.
+    """
+
+    pairings: tuple[Pairing, ...]
+    questions: tuple[Question, ...]
+    rotary: Rotary | None
+    unused: tuple[Group, ...]
+    unfilled: tuple[Group, ...]
+
+    @property
+    def never_filled(self) -> tuple[Group, ...]:
+        """Native groups that no answer to any question fills."""
+        open_ = {
+            group
+            for question in self.questions
+            for answer in question.answers
+            for pairing in answer.pairings
+            for group in pairing.targets
+        }
+        return tuple(group for group in self.unfilled if group not in open_)
+
+    def answered(self, answers: Mapping[Question, Answer], evidence: str = "") -> Draft:
+        """The draft with questions settled; the answers' own evidence stays where none is given."""
+        found = [pairing for answer in answers.values() for pairing in answer.pairings]
+        if evidence:
+            found = [replace(pairing, evidence=evidence, confidence=1.0) for pairing in found]
+        orders: list[Rotary] = [(answer.rotary, evidence) for answer in answers.values() if answer.rotary]
+        used = {group for pairing in found for group in (*pairing.sources, *pairing.targets)}
+        return Draft(
+            (*self.pairings, *found),
+            tuple(question for question in self.questions if question not in answers),
+            orders[0] if orders else self.rotary,
+            tuple(group for group in self.unused if group not in used),
+            tuple(group for group in self.unfilled if group not in used),
+        )
+
+
+def draft_of(
+    inference: Inference,
+    native: NativeSide,
+    vocabulary: Vocabulary,
+    *,
+    rotary: Rotary | None = None,
+    fits: Fits | None = None,
+) -> Draft:
+    """Sort what was inferred into what is settled and what is open.
+
+    Args:
+        inference: What names and shapes say.
+        native: The native side.
+        vocabulary: What words mean.
+        rotary: How the rows of queries and keys lie, where that is known.
+        fits: Whether the values of a pairing go together, where these are known; answers that do not fit are left out.
+    """
+    decided = [_pairing(decision) for decision in inference.decisions if decision.sure]
+    plain, questions = settle_squares(decided)
+    fused = [pairing for pairing in plain if pairing.fused]
+    settled = [pairing for pairing in plain if not pairing.fused]
+    questions += fused_questions(fused, native)
+    known = {group for pairing in decided for group in (*pairing.sources, *pairing.targets)}
+    sides = all_groups(inference)
+    sources, targets = ([group for group in side if group not in known] for side in sides)
+    candidates = Candidates(sources, targets, inference.lists, vocabulary)
+    questions += _assignments(candidates, layers_transposed(decided), settled, native, fits)
+    if rotary is None and any(first_name(group) in native.turning for group in sides[1]):
+        orders = (Answer(rotary="halves"), Answer(rotary="interleaved"))
+        questions.append(Question("in which order the rows of queries and keys lie", orders))
+    used = {group for pairing in settled for group in (*pairing.sources, *pairing.targets)}
+    unused, unfilled = (tuple(group for group in side if group not in used) for side in sides)
+    if fits is not None:
+        questions = [replace(q, answers=tuple(a for a in q.answers if all(map(fits, a.pairings)))) for q in questions]
+    draft = Draft(
+        tuple(settled), tuple(question for question in questions if question.answers), rotary, unused, unfilled
+    )
+    return draft.answered({q: q.answers[0] for q in draft.questions if len(q.answers) == 1 and q.complete})
+
+
+def all_groups(inference: Inference) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
+    """Every foreign group, and every native one."""
+    sources = [group for decision in inference.decisions for group in decision.sources]
+    targets = [group for decision in inference.decisions for group in decision.targets]
+    return (*sources, *inference.unused), (*targets, *inference.unfilled)
+
+
+def _pairing(decision: Decision) -> Pairing:
+    return Pairing(
+        decision.sources,
+        decision.targets,
+        decision.relation,
+        decision.dim,
+        evidence=decision.evidence,
+        confidence=decision.confidence,
+    )
+
+
+def _assignments(
+    candidates: Candidates,
+    transposed: bool | None,
+    settled: Sequence[Pairing],
+    native: NativeSide,
+    fits: Fits | None,
+) -> list[Question]:
+    """Which of the groups that names do not settle is which.
+
+    A layout has either all matrices of its layers transposed or none; where shapes allow both, both are asked about.
+    """
+    found: list[list[Pairing]] = []
+    for flag in [False, True] if transposed is None else [transposed]:
+        possible = candidates.pairings(native, layers_transposed=flag)
+        parts = components(pairing for pairing in possible if fits is None or fits(pairing))
+        found.append([p for part in parts if next(matchings(part, settled), None) is not None for p in part])
+    most = max(len(_filled(pairings)) for pairings in found)
+    found = [pairings for pairings in found if len(_filled(pairings)) == most]
+    merged = components(dict.fromkeys(pairing for pairings in found for pairing in pairings))
+    return [_assignment(part, found, settled, by_values=fits is not None) for part in merged]
+
+
+def _assignment(
+    part: Sequence[Pairing], found: Sequence[Sequence[Pairing]], settled: Sequence[Pairing], *, by_values: bool
+) -> Question:
+    ways = chain.from_iterable(matchings([p for p in part if p in set(pairings)], settled) for pairings in found)
+    whole = (way for way in dict.fromkeys(ways) if _filled(way) == _filled(part))
+    listed = list(islice(whole, MOST_ANSWERS + 1))
+    shapes = "the only one of its shape" if len(part) == 1 else "the only way in which shapes go together"
+    evidence, sure = (BY_VALUES, 1.0) if by_values else (shapes, BY_SHAPE)
+    answers = [Answer(tuple(replace(pairing, evidence=evidence, confidence=sure) for pairing in way)) for way in listed]
+    targets = dict.fromkeys(group.text for pairing in part for group in pairing.targets)
+    return Question(
+        f"which is which of {', '.join(targets)}", tuple(answers[:MOST_ANSWERS]), complete=len(answers) <= MOST_ANSWERS
+    )
+
+
+def _filled(pairings: Iterable[Pairing]) -> set[Group]:
+    return {group for pairing in pairings for group in pairing.targets}

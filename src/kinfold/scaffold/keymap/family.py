@@ -1,0 +1,116 @@
+"""A family as key maps are derived for it: its archs, its loader, and the file its maps stand in."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+
+from kinfold.checkpoint import Checkpoint
+from kinfold.converter import NATIVE
+from kinfold.errors import ProjectError, RegistryError, nearest
+from kinfold.keymap import KeyMap
+from kinfold.loader import StandardModelLoader, load_model
+from kinfold.registry import families
+from kinfold.scaffold.keymap.native import FamilySide
+from kinfold.scaffold.project import Project, find_project
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A family whose loader is imported.
+
+    Attributes:
+        name: Its name.
+        loader: What it has registered.
+        project: The project it is part of; None if it comes from elsewhere.
+        path: Its `loader.py`, relative to the project's root.
+    """
+
+    name: str
+    loader: StandardModelLoader
+    project: Project | None
+    path: Path
+
+    @property
+    def key_maps(self) -> dict[str, KeyMap]:
+        """Its key maps, by layout."""
+        return dict(self.loader.checkpoint_converter.key_maps)
+
+    def key_map(self, layout: str) -> KeyMap:
+        """The key map of a layout.
+
+        Raises:
+            RegistryError: There is none.
+        """
+        if layout not in self.key_maps:
+            raise RegistryError(
+                f"{self.name} has no key map {layout!r}.", hint=nearest(layout, self.key_maps) or "It has none at all."
+            )
+        return self.key_maps[layout]
+
+    def native_side(self, checkpoint: Checkpoint, arch: str | None = None) -> FamilySide:
+        """The model of an arch; that whose number of values is nearest to the checkpoint's, if none is named."""
+        archs = self.loader.config_loader.archs
+        if arch is not None:
+            return FamilySide(self.loader.factory, archs.get(arch))
+        there = sum(info.numel for info in checkpoint.manifest.values())
+        best, least = None, inf
+        for name in archs.names():
+            side = FamilySide(self.loader.factory, archs.get(name))
+            apart = abs(sum(info.numel for info in side.manifest.values()) - there)
+            if apart < least:
+                best, least = side, apart
+        if best is None:
+            raise RegistryError(f"{self.name} has no arch.")
+        return best
+
+    def parameter_names(self) -> set[str]:
+        """The names of the parameters of all archs."""
+        archs = self.loader.config_loader.archs
+        sides = (FamilySide(self.loader.factory, archs.get(name)) for name in archs.names())
+        return {name for side in sides for name in side.manifest}
+
+    def explains(self, checkpoint: Checkpoint, native: FamilySide) -> str | None:
+        """The layout whose key map has a certificate for a checkpoint; None if there is none."""
+        conversions = self.loader.checkpoint_converter.conversions(checkpoint.manifest, native.manifest, native.config)
+        return conversions[0].layout if conversions[0].certificate.holds else None
+
+    def nearest_layout(self, checkpoint: Checkpoint, native: FamilySide) -> str:
+        """The layout whose key map has the fewest faults for a checkpoint.
+
+        Raises:
+            RegistryError: The family has no key map.
+        """
+        conversions = self.loader.checkpoint_converter.conversions(checkpoint.manifest, native.manifest, native.config)
+        found = next((conversion.layout for conversion in conversions if conversion.layout != NATIVE), None)
+        if found is None:
+            raise RegistryError(f"{self.name} has no key map.", hint="`scaffold keymap derive` makes one.")
+        return found
+
+    def require_project(self) -> Project:
+        """The project whose `loader.py` may be edited.
+
+        Raises:
+            ProjectError: The family is not part of the project at hand.
+        """
+        if self.project is None:
+            raise ProjectError(
+                f"{self.name} is not part of the project at hand, so its loader.py is left alone.",
+                hint="Run this inside the repository that the family is in; --dry-run shows the outcome anywhere.",
+            )
+        return self.project
+
+
+def open_family(name: str) -> Family:
+    """Import a family, of the project at hand or of an installed package."""
+    project = find_project()
+    if project is not None:
+        project.activate()
+    loader = load_model.get(name)
+    module = sys.modules.get(f"{families.modules[name]}.loader")
+    file = Path(getattr(module, "__file__", None) or "").resolve()
+    if project is None or not file.is_relative_to(project.root.resolve()):
+        return Family(name, loader, None, file)
+    return Family(name, loader, project, file.relative_to(project.root.resolve()))

@@ -1,0 +1,187 @@
+"""Settling what names and shapes leave open: by values of both sides, or by parity with a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from kinfold.checkpoint.manifest import Manifest
+from kinfold.keymap import KeyMap, certify
+from kinfold.scaffold.keymap.draft import BY_VALUES, Draft
+from kinfold.scaffold.keymap.native import FamilySide, NativeSide
+from kinfold.scaffold.keymap.pairing import Answer, Pairing, RotaryOrder, first_name
+from kinfold.scaffold.keymap.rules import rule_of
+from kinfold.scaffold.prove.parity import relative_gap
+from kinfold.scaffold.prove.reference import Reference
+
+MOST_TRIES = 20_000
+"""How many ways to put a map together are tried against a reference."""
+
+PREFIX = 8
+"""How many tokens they are tried on; what fits is then held against all of them."""
+
+ORDERS: tuple[RotaryOrder, ...] = ("halves", "interleaved")
+
+Read = Callable[[str], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a reference says of a draft.
+
+    Attributes:
+        draft: The draft, with what the reference settles.
+        agrees: Whether some way to complete it computes the reference's logits; None if that was not tried.
+        outcome: The same for a person.
+    """
+
+    draft: Draft
+    agrees: bool | None
+    outcome: str
+
+
+class Conversions:
+    """What pairings make of the tensors of a checkpoint.
+
+    Args:
+        source: The manifest of the checkpoint.
+        read: Gives a tensor of it by name.
+        native: The native side.
+    """
+
+    def __init__(self, source: Manifest, read: Read, native: NativeSide) -> None:
+        self._source, self._read, self._native = source, read, native
+
+    def load(self, pairing: Pairing, order: RotaryOrder) -> Iterator[tuple[str, Tensor]]:
+        """The native tensors of a pairing; nothing if its shapes do not go together."""
+        key_map = KeyMap(rule_of(pairing, self._native, order)).bind(self._native.config)
+        source = {group.name(place): info for group in pairing.sources for place, info in group.tensors.items()}
+        target = {group.name(place): info for group in pairing.targets for place, info in group.tensors.items()}
+        certificate = certify(key_map, source, target)
+        return certificate.plan.load(self._read) if certificate.holds else iter(())
+
+    def orders(self, pairing: Pairing) -> tuple[RotaryOrder, ...]:
+        """The orders of rows that make a difference to a pairing."""
+        turns = any(first_name(group) in self._native.turning for group in pairing.targets)
+        return ORDERS if turns else ORDERS[:1]
+
+
+class Values:
+    """The values of both sides, as evidence of what goes together.
+
+    Args:
+        conversions: The foreign side.
+        native: Gives the native tensor of a name, with the same values.
+    """
+
+    def __init__(self, conversions: Conversions, native: Read) -> None:
+        self._conversions = conversions
+        self._native = native
+        self._known: dict[tuple[Pairing, RotaryOrder], bool] = {}
+
+    def fits(self, pairing: Pairing) -> bool:
+        """Whether the values of a pairing are those of its targets, in some order of rows."""
+        return any(self._agree(pairing, order) for order in self._conversions.orders(pairing))
+
+    def settle(self, draft: Draft) -> Draft:
+        """Settle the order of rows, by which the values of all that turns agree."""
+        question = next((question for question in draft.questions if question.answers[0].rotary), None)
+        if question is None:
+            return draft
+        turning = [pairing for pairing in draft.pairings if len(self._conversions.orders(pairing)) > 1]
+        fitting = [
+            answer
+            for answer in question.answers
+            if answer.rotary and all(self._agree(pairing, answer.rotary) for pairing in turning)
+        ]
+        return draft.answered({question: fitting[0]}, BY_VALUES) if len(fitting) == 1 else draft
+
+    def _agree(self, pairing: Pairing, order: RotaryOrder) -> bool:
+        key = pairing, order
+        if key not in self._known:
+            names = {group.name(place) for group in pairing.targets for place in group.tensors}
+            found = self._conversions.load(pairing, order)
+            self._known[key] = (
+                all(
+                    names.discard(name) is None and torch.equal(tensor.double(), self._native(name).double())
+                    for name, tensor in found
+                )
+                and not names
+            )
+        return self._known[key]
+
+
+def settle_by_parity(
+    draft: Draft, conversions: Conversions, native: FamilySide, reference: Reference, *, tolerance: float
+) -> Trial:
+    """Try every combination of answers against a reference, in float64.
+
+    Args:
+        draft: What is settled and what is open.
+        conversions: The foreign side.
+        native: The family's model.
+        reference: Logits that were computed from the same weights.
+        tolerance: How far logits may be apart, relative to the largest.
+
+    Returns:
+        What came of it; the draft with what the reference settles.
+    """
+    tries = prod(len(question.answers) for question in draft.questions)
+    if draft.never_filled:
+        return Trial(draft, None, "nothing could be tried, since parameters are left that nothing fills")
+    if tries > MOST_TRIES or not all(question.complete for question in draft.questions):
+        return Trial(draft, None, f"more than {MOST_TRIES} ways to put it together are too many to try")
+    search = _Search(draft, conversions, native.create())
+    short = replace(reference, token_ids=reference.token_ids[:1, :PREFIX], logits=reference.logits[:1, :PREFIX])
+    fitting, nearest = [], float("inf")
+    for answers in product(*(question.answers for question in draft.questions)):
+        gap = search.gap(answers, short)
+        nearest = min(nearest, gap)
+        if gap <= tolerance and search.gap(answers, reference) <= tolerance:
+            fitting.append(answers)
+    if not fitting:
+        said = f"none of {tries} ways computes" if tries > 1 else "the map does not compute"
+        return Trial(draft, False, f"{said} the logits of {reference.origin}: {nearest:.0e} of the largest apart")
+    left = [tuple(a for a in q.answers if any(fit[n] is a for fit in fitting)) for n, q in enumerate(draft.questions)]
+    found = [replace(question, answers=answers) for question, answers in zip(draft.questions, left, strict=True)]
+    ways = f"{len(fitting)} of {tries} ways compute" if len(fitting) > 1 else f"one of {tries} ways computes"
+    said = ways if tries > 1 else "the map computes"
+    evidence = f"{said} the logits of {reference.origin}"
+    draft = replace(draft, questions=tuple(found))
+    draft = draft.answered({q: q.answers[0] for q in found if len(q.answers) == 1}, evidence)
+    return Trial(draft, True, evidence)
+
+
+class _Search:
+    """A model whose parameters are exchanged from one combination of answers to the next."""
+
+    def __init__(self, draft: Draft, conversions: Conversions, model: nn.Module) -> None:
+        self._draft = draft
+        self._conversions = conversions
+        self._model = model.eval()
+        self._known: dict[tuple[int, RotaryOrder], dict[str, Tensor]] = {}
+
+    def gap(self, answers: Iterable[Answer], reference: Reference) -> float:
+        """How far the logits are from the reference's, relative to the largest."""
+        answers = tuple(answers)
+        orders: list[RotaryOrder] = [answer.rotary for answer in answers if answer.rotary]
+        order = orders[0] if orders else self._draft.rotary[0] if self._draft.rotary else ORDERS[0]
+        parameters: dict[str, Tensor] = {}
+        for pairing in (*self._draft.pairings, *(pairing for answer in answers for pairing in answer.pairings)):
+            parameters |= self._loaded(pairing, order)
+        with torch.inference_mode():
+            logits = functional_call(self._model, parameters, (reference.token_ids,), tie_weights=False)
+        return relative_gap(logits, reference.logits)
+
+    def _loaded(self, pairing: Pairing, order: RotaryOrder) -> Mapping[str, Tensor]:
+        key = id(pairing), order if order in self._conversions.orders(pairing) else ORDERS[0]
+        if key not in self._known:
+            loaded = self._conversions.load(pairing, key[1])
+            self._known[key] = {name: tensor.double() for name, tensor in loaded}
+        return self._known[key]
