@@ -11,7 +11,7 @@
     ├── GenerationError        sampling parameters or a prompt that cannot be decoded
     ├── TokenizerError         a checkpoint without a tokenizer that can be read
     ├── ProjectError           a project folder: missing, malformed, in the way
-    │   ├── WiringError        a registry file that cannot be edited safely
+    │   ├── WiringError        a registry or a loader that cannot be edited safely
     │   └── TransactionError   files that changed under a commit, or lie outside its root
     └── ProofError             a proof that could not be carried out
 
@@ -87,7 +87,7 @@ class ProjectError(KinfoldError):
 
 
 class WiringError(ProjectError):
-    """A registry file that cannot be edited safely."""
+    """A registry file, or a family's `loader.py`, that cannot be edited safely."""
 
 
 class TransactionError(ProjectError):

@@ -9,6 +9,7 @@ from example import CONFIG, RULES, info, manifests
 
 from kinfold.errors import KeyMapError
 from kinfold.keymap import KeyMap, permute_rotary, rename, split, stack, tie, transpose, unstack
+from kinfold.keymap.ops import Split
 
 
 def test_sizes_that_the_config_does_not_have_come_all_at_once() -> None:
@@ -36,6 +37,14 @@ def test_a_size_that_is_written_out_is_a_positive_number_too() -> None:
 
 def test_sizes_that_are_written_out_need_no_config() -> None:
     assert KeyMap(permute_rotary("a", "b", heads=4)).bind().target_manifest({"a": info(8, 3)}) == {"b": info(8, 3)}
+
+
+def test_a_size_may_be_a_product() -> None:
+    fused = split("qkv", into=("q", "kv"), sizes=("heads * dim", "2 * kv_heads * dim"))
+    bound = KeyMap(fused).bind(SimpleNamespace(heads=4, kv_heads=2, dim=8))
+    assert bound.op(fused, 1) == Split((32, 32))
+    with pytest.raises(KeyMapError, match="'depth' is no number of the config"):
+        KeyMap(split("a", into=("b", "c"), sizes=("2 * depth", 3))).bind(SimpleNamespace(heads=4))
 
 
 def test_names_are_looked_up_on_both_sides() -> None:

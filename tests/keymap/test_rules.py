@@ -51,6 +51,7 @@ def test_a_rule_reads_as_it_was_written() -> None:
         offset("a", "b", by=1.0),
         tie("a", to="b"),
         drop("a", reason="a 'reason'"),
+        drop("ä.😀", reason='😀 "\n\\'),
         chain(transpose("a", "t"), split("t", into=("b", "c"), sizes=(1, 2))),
     ],
     ids=str,
@@ -59,6 +60,7 @@ def test_the_text_of_a_rule_is_the_call_that_makes_it(rule: Rule) -> None:
     again = eval(rule.text, dict(vars(keymap)))
     assert again == rule
     assert (again.sources, again.targets, again.over) == (rule.sources, rule.targets, rule.over)
+    assert again.reason == rule.reason
 
 
 @pytest.mark.parametrize(

@@ -234,4 +234,5 @@ def _text(kind: str, *arguments: object, **options: object) -> str:
 def _literal(value: object) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(_literal, value))}{',' if len(value) == 1 else ''})"
-    return json.dumps(value) if isinstance(value, str) else repr(value)  # a JSON string is one of Python's, too
+    # A JSON string is one of Python's, too, as long as no character of it is written as two.
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

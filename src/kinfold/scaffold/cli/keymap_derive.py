@@ -60,7 +60,8 @@ def command(
         if known is not None:
             click.echo(f"{family.name} loads this checkpoint already, by its key map {known}; nothing was written.")
         elif transaction and not dry_run:
-            click.echo(f"The key map {layout} is part of {family.path}. Next: scaffold verify {path} --family {family.name}")
+            click.echo(f"The key map {layout} is part of {family.path}.")
+            click.echo(f"Next: scaffold verify {path} --family {family.name}")
     sys.exit(0 if derived.complete else 1)
 
 

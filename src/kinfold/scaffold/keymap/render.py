@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from textwrap import shorten
 
+from kinfold.keymap import drop
 from kinfold.scaffold.keymap.layouts import LAYOUTS, Layout
 from kinfold.scaffold.spec.schema import KeyMapSpec, Spec
 
@@ -47,9 +47,8 @@ def key_map_rules(spec: Spec, layout: Layout) -> list[str]:
     rules = [_rule(names[native], native, options) for native in native_parameters(spec)]
     if options.repeats_embedding:
         rules.append(f'tie("{names[_OUTPUT]}", to="{names[_EMBED]}")')
-    # Quoted as JSON, since they may be anybody's words; a JSON string is one of Python's, too.
-    for pattern, reason in options.drop.items():
-        rules.append(f"drop({json.dumps(pattern)}, reason={json.dumps(shorten(reason, 60, placeholder=' ...'))})")
+    for pattern, reason in options.drop.items():  # quoted by the rule itself, since they may be anybody's words
+        rules.append(drop(pattern, reason=shorten(reason, 60, placeholder=" ...")).text)
     return rules
 
 

@@ -7,10 +7,10 @@ safely is a `WiringError` with the line.
 
 from __future__ import annotations
 
-from kinfold.scaffold.wire.keymap import Add, Change, Edit, Keep, edit_key_map
-from kinfold.scaffold.wire.keymap_add import add_key_map
-from kinfold.scaffold.wire.keymap_read import KeyMapSource, RuleSource, read_key_maps
-from kinfold.scaffold.wire.keymap_rules import same_call
+from kinfold.scaffold.wire.keymap.add import add_key_map
+from kinfold.scaffold.wire.keymap.edit import Add, Change, Edit, Keep, edit_key_map
+from kinfold.scaffold.wire.keymap.read import KeyMapSource, RuleSource, read_key_maps
+from kinfold.scaffold.wire.keymap.rule_text import same_call
 from kinfold.scaffold.wire.registry import add_family, remove_family
 
 __all__ = [

@@ -15,11 +15,11 @@ import libcst as cst
 
 from kinfold.errors import WiringError, nearest
 from kinfold.scaffold.wire.edit import encode, find_binding, parse_module
-from kinfold.scaffold.wire.keymap_imports import check_names, update_imports
-from kinfold.scaffold.wire.keymap_layout import Arranger, columns, gap_comment_columns, room
-from kinfold.scaffold.wire.keymap_merge import Merger
-from kinfold.scaffold.wire.keymap_read import KeyMapSource, read_key_maps
-from kinfold.scaffold.wire.keymap_rules import called_names, parse_rule, same_call
+from kinfold.scaffold.wire.keymap.breaks import Arranger, columns, gap_comment_columns, room
+from kinfold.scaffold.wire.keymap.imports import check_names, update_imports
+from kinfold.scaffold.wire.keymap.merge import Merger
+from kinfold.scaffold.wire.keymap.read import KeyMapSource, read_key_maps
+from kinfold.scaffold.wire.keymap.rule_text import called_names, parse_rule, same_call
 from kinfold.scaffold.wire.literal import indentation, insert, remove, replace_item, spread, take_apart
 
 
@@ -71,7 +71,7 @@ def edit_key_map(
         WiringError: There is no such key map, or it cannot be edited safely.
         ValueError: The positions do not rise, or there is no such rule; or a text is no call of a rule.
     """
-    key_map = find_editable(source, layout, place)
+    key_map = _editable(source, layout, place)
     edits = _checked(edits, key_map)
     if edits == [Keep(rule.position) for rule in key_map.rules]:
         return source
@@ -85,7 +85,7 @@ def edit_key_map(
     return encode(update_imports(module, called, dropped, place=place, width=width), place)
 
 
-def find_editable(source: bytes, layout: str, place: str) -> KeyMapSource:
+def _editable(source: bytes, layout: str, place: str) -> KeyMapSource:
     """The key map of a layout.
 
     Raises:

@@ -135,6 +135,27 @@ hf_key_map = KeyMap(
         ['rename("a", "b")'],
         'hf_key_map = KeyMap(\n    rename("a", "b"),\n)\n',
     ),
+    "a changed rule that is short enough now, beside one that no formatter leaves": (
+        f"""\
+hf_key_map = KeyMap(
+    rename('a', "b"   ),
+    rename(
+        {LONG[7:-1]}
+    ),
+    rename('c',
+        "d"),
+)
+""",
+        ['rename("a", "b")', 'rename("e", "f")', 'rename("c", "g")'],
+        """\
+hf_key_map = KeyMap(
+    rename('a', "b"   ),
+    rename("e", "f"),
+    rename('c',
+        "g"),
+)
+""",
+    ),
     "another function, one more argument": (
         'hf_key_map = KeyMap(\n    rename( "a",  "b" ), # odd\n)\n',
         ['permute_rotary("a", "b", heads="num_heads")'],

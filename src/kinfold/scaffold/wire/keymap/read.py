@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kinfold.errors import WiringError
 from kinfold.scaffold.wire.find import bindings, parse_source
-from kinfold.scaffold.wire.keymap_rules import Fault, called_names, rule_faults, rule_text
+from kinfold.scaffold.wire.keymap.rule_text import Fault, called_names, rule_faults, rule_text
 
 PACKAGE = "kinfold.keymap"
 """Where a loader imports `KeyMap` from, and the functions that make rules."""

@@ -11,7 +11,7 @@ from ruff import find_ruff_bin
 from kinfold.errors import WiringError
 from kinfold.scaffold.wire import add_key_map, read_key_maps
 
-LLAMA = Path(__file__).parents[3] / "generated/kinfold_zoo/llama/loader.py"
+LLAMA = Path(__file__).parents[4] / "generated/kinfold_zoo/llama/loader.py"
 
 TEXTS = [
     'rename("output_norm.weight", "decoder.layer_norm.weight")',

@@ -88,15 +88,14 @@ class Arranger:
         return flat if length <= self.width else None
 
     def _spread(self, node: cst.BaseExpression, indent: str) -> cst.BaseExpression:
-        """An item a line, with a comma behind the last one, unless it is the only argument and has none."""
-        items, gaps, trailing_comma = take_apart(node)
+        """An item a line, with a comma behind the last one."""
+        items, gaps, _ = take_apart(node)
         inner = indentation(gaps, indent + self._step).value if _is_broken(gaps[0]) else indent + self._step
         comments = [gap_comment_columns(gap) for gap in gaps[1:]]
         new = [self._item(item, inner, 1 + comment) for item, comment in zip(items, comments, strict=True)]
         breaks = [*(line_break(inner) for _ in items), line_break(indent)]
         new_gaps = [gap if _is_broken(gap) else new_gap for gap, new_gap in zip(gaps, breaks, strict=True)]
-        comma = trailing_comma or len(items) > 1 or not isinstance(node, cst.Call)
-        return put_together(node, new, new_gaps, trailing_comma=comma)
+        return put_together(node, new, new_gaps, trailing_comma=True)
 
     def _item(self, item: Any, indent: str, after: int) -> Any:
         """An item on a line of its own."""

@@ -12,11 +12,11 @@ from libcst import matchers
 from kinfold.errors import WiringError
 from kinfold.scaffold.wire.edit import encode, parse_module
 from kinfold.scaffold.wire.find import bindings, parse_source
-from kinfold.scaffold.wire.keymap_imports import check_names, update_imports
-from kinfold.scaffold.wire.keymap_layout import Arranger, room
-from kinfold.scaffold.wire.keymap_merge import Merger
-from kinfold.scaffold.wire.keymap_read import CONVERTER, KEY_MAP, find_converter
-from kinfold.scaffold.wire.keymap_rules import Fault, called_names, parse_rule
+from kinfold.scaffold.wire.keymap.breaks import Arranger, room
+from kinfold.scaffold.wire.keymap.imports import check_names, update_imports
+from kinfold.scaffold.wire.keymap.merge import Merger
+from kinfold.scaffold.wire.keymap.read import CONVERTER, KEY_MAP, find_converter
+from kinfold.scaffold.wire.keymap.rule_text import Fault, called_names, parse_rule
 from kinfold.scaffold.wire.literal import insert, line_break, put_together, spread
 
 _VALUE = matchers.Call(func=matchers.Name(KEY_MAP))

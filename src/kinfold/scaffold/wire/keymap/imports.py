@@ -12,8 +12,8 @@ from libcst.helpers import get_full_name_for_node
 from kinfold.errors import WiringError
 from kinfold.scaffold.wire.edit import encode
 from kinfold.scaffold.wire.find import parse_source
-from kinfold.scaffold.wire.keymap_layout import columns, comment_columns
-from kinfold.scaffold.wire.keymap_read import CONVERTER, KEY_MAP, PACKAGE, imported_names, other_bindings
+from kinfold.scaffold.wire.keymap.breaks import columns, comment_columns
+from kinfold.scaffold.wire.keymap.read import CONVERTER, KEY_MAP, PACKAGE, imported_names, other_bindings
 from kinfold.scaffold.wire.literal import insert, line_break, remove, spread
 
 _Node = TypeVar("_Node", bound=cst.CSTNode)

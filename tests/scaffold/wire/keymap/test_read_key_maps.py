@@ -69,6 +69,13 @@ UNEDITABLE = {
         'm = KeyMap(tie("a", to="b"))',
         ["line 2: tie is not imported by `from kinfold.keymap import tie`"],
     ),
+    "imported from elsewhere": (
+        'from .kinfold.keymap import tie\nm = KeyMap(tie("a", to="b"))',
+        [
+            "line 2: tie is given another meaning",
+            "line 3: tie is not imported by `from kinfold.keymap import tie`",
+        ],
+    ),
     "another function": (
         'def rename(): ...\nm = KeyMap(rename("a", "b"))',
         ["line 2: rename is given another meaning"],
