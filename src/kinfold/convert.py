@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".distcp", *PICKLE_SUFFIXES)
 GGUF, GGUF_NAMES = "gguf", "gguf-names"
-SHARD_SIZES: Mapping[Format, str] = {"safetensors": "5GB", "dcp": "200MB"}
+SHARD_SIZES: Mapping[Format, str] = {"safetensors": "5GB", "dcp": "100MB"}
 """How large a file may be if it is not said; torch keeps a whole file of DCP in memory while it writes it."""
 
 
@@ -94,7 +94,7 @@ def convert_checkpoint(
         arch: The arch of such a checkpoint; if None, one whose certificate holds.
         to: The layout to write: one of the family's key maps, "native", or "gguf-names" for that of GGUF.
         dtype: What floating tensors are cast to; None leaves them. Quantised tensors of GGUF are float32.
-        max_shard_size: How many bytes of tensors a file may have; if None, "5GB", and "200MB" for "dcp", which holds as
+        max_shard_size: How many bytes of tensors a file may have; if None, "5GB", and "100MB" for "dcp", which holds as
             much in memory.
         format: "safetensors", or "dcp" for torch.distributed.checkpoint.
         config: Whether to write config.json.
@@ -137,7 +137,7 @@ def convert_checkpoint(
         return Converted(
             path=destination,
             family=prepared.card.model_family,
-            arch=str(prepared.card.model_arch),
+            arch=prepared.card.model_arch or "",
             source_layout=prepared.conversion.layout,
             layout=to,
             files=tuple(sorted(path.name for path in destination.iterdir())),
@@ -177,6 +177,8 @@ def _prepared(
     if arch is not None:
         card = msgspec.structs.replace(card, model_arch=arch)
     if card.checkpoint is None or card.source != card.checkpoint:
+        default = loader.config_loader.archs.names()[0]
+        card = msgspec.structs.replace(card, model_arch=card.model_arch or default)
         return loader.prepare(card), loader.checkpoint_converter
     with open_checkpoint(card.checkpoint) as checkpoint:
         foreign = checkpoint.config

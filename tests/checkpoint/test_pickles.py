@@ -182,6 +182,7 @@ def test_a_zip_file_that_was_compressed_anew(tmp_path: Path) -> None:
     assert_holds(tmp_path / "y.pt", {"w": W})
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_programs_sparse_tensors_and_tensors_without_values(tmp_path: Path) -> None:
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "program.pt"))
     with pytest.raises(UnsupportedError, match="TorchScript"):

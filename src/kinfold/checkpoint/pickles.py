@@ -55,7 +55,9 @@ class PickleCheckpoint(Checkpoint):
         self.path = path
         self.config = config
         self._files: dict[str, Path] = {}
-        self._values: dict[Path, Mapping[str, Tensor]] = {}
+        self._mapped: dict[Path, Mapping[str, Tensor]] = {}
+        self._loaded: tuple[Path, Mapping[str, Tensor]] | None = None
+        self._shared: set[str] = set()
         manifest: dict[str, TensorInfo] = {}
         faults: list[str] = []
         for file in files:
@@ -67,42 +69,30 @@ class PickleCheckpoint(Checkpoint):
                     raise
                 faults += [error.summary, *error.faults]
                 continue
-            faults += [
-                f"tensor {name} is in two files, {self._files[name].name} and {file.name}"
-                for name in infos
-                if name in self._files
-            ]
+            self._shared |= _shared(self._mapped.get(file, {}))
+            twice = [name for name in infos if name in self._files]
+            faults += [f"tensor {name} is in two files, {self._files[name].name} and {file.name}" for name in twice]
             self._files.update(dict.fromkeys(infos, file))
             manifest.update(infos)
         if listed is not None and not faults:
-            faults = [
-                f"{name}: in {_name(self._files.get(name))}, according to the index in {_name(listed.get(name))}"
-                for name in {**listed, **self._files}
-                if listed.get(name) != self._files.get(name)
-            ]
+            faults = self._disagreements(listed)
         if faults:
             raise CheckpointError(f"{path} cannot be read:", faults=faults)
         self.manifest = manifest
-        self._shared = _shared(self._values.values())
 
     def tensor(self, name: str, *, mmap: bool = True) -> Tensor:
         if name not in self._files:
             raise CheckpointError(f"{self.path} has no tensor {name!r}.", hint=nearest(name, self._files))
-        file = self._files[name]
-        if file not in self._values:
-            self._values = {f: values for f, values in self._values.items() if _is_mappable(f)}
-            self._values[file] = _load(file, map_location="cpu")
-            self._shared |= _shared([self._values[file]])
-        tensor = self._values[file][name].detach()
+        tensor = self._values(self._files[name])[name].detach()
         if tensor.is_meta:
-            raise CheckpointError(f"{file}: tensor {name} was saved without its values.")
+            raise CheckpointError(f"{self._files[name]}: tensor {name} was saved without its values.")
         given = tensor.resolve_conj().resolve_neg().contiguous()
         # What shares its memory with another tensor here must not do so in a model that has two of them.
         copy = not mmap or name in self._shared
         return given.clone() if copy and given.data_ptr() == tensor.data_ptr() else given
 
     def close(self) -> None:
-        self._values = {}
+        self._mapped, self._loaded = {}, None
 
     def _opened(self, file: Path) -> Mapping[str, Tensor]:
         """The tensors of a file: mapped, or on the meta device."""
@@ -110,8 +100,25 @@ class PickleCheckpoint(Checkpoint):
             raise CheckpointError(f"{file} is no regular file.")
         if not _is_mappable(file):
             return _load(file, map_location="meta")
-        self._values[file] = _load(file, map_location="cpu", mapped=True)
-        return self._values[file]
+        self._mapped[file] = _load(file, map_location="cpu", mapped=True)
+        return self._mapped[file]
+
+    def _values(self, file: Path) -> Mapping[str, Tensor]:
+        """The tensors of a file with their values; of the files that cannot be mapped, one is kept at a time."""
+        if file in self._mapped:
+            return self._mapped[file]
+        if self._loaded is None or self._loaded[0] != file:
+            self._loaded = None  # let go of one before there is another
+            self._loaded = file, _load(file, map_location="cpu")
+            self._shared |= _shared(self._loaded[1])
+        return self._loaded[1]
+
+    def _disagreements(self, listed: Mapping[str, Path]) -> list[str]:
+        return [
+            f"{name}: in {_name(self._files.get(name))}, according to the index in {_name(listed.get(name))}"
+            for name in {**listed, **self._files}
+            if listed.get(name) != self._files.get(name)
+        ]
 
 
 def _is_mappable(file: Path) -> bool:
@@ -204,12 +211,11 @@ def _described(tensor: Tensor, file: Path, name: str) -> TensorInfo:
     return info
 
 
-def _shared(files: Iterable[Mapping[str, Tensor]]) -> set[str]:
+def _shared(values: Mapping[str, Tensor]) -> set[str]:
     """The names of tensors that have their storage together with others."""
     names: dict[int, list[str]] = {}
-    for values in files:
-        for name, tensor in values.items():
-            names.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
+    for name, tensor in values.items():
+        names.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
     return {name for together in names.values() if len(together) > 1 for name in together}
 
 

@@ -17,7 +17,7 @@ import click
               help="native, or a layout that the family has a key map for: hf, gguf-names, ...")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
               help="Cast floating tensors; otherwise they stay as they are.")  # fmt: skip
-@click.option("--max-shard-size", metavar="SIZE", help="How large a file may be.  [default: 5GB; 200MB for dcp]")
+@click.option("--max-shard-size", metavar="SIZE", help="How large a file may be.  [default: 5GB; 100MB for dcp]")
 @click.option("--format", "format_", type=click.Choice(["safetensors", "dcp"]), default="safetensors",
               show_default=True, help="dcp: torch.distributed.checkpoint.")  # fmt: skip
 @click.option("--no-config", is_flag=True, help="Write no config.json.")
