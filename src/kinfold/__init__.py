@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kinfold.assets import AssetCard, retrieve_asset_card
     from kinfold.checkpoint import open_checkpoint
-    from kinfold.convert import convert_checkpoint
+    from kinfold.conversion import convert_checkpoint
     from kinfold.converter import CheckpointConverter
     from kinfold.errors import KinfoldError
     from kinfold.generation import generate, stream
@@ -50,7 +50,7 @@ _HOMES = {
     "KinfoldError": "errors",
     "StandardModelConfigLoader": "loader",
     "StandardModelLoader": "loader",
-    "convert_checkpoint": "convert",
+    "convert_checkpoint": "conversion",
     "convert_model_state_dict": "keymap",
     "create_model": "registry",
     "generate": "generation",

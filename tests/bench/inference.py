@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from truth.case import Case
 
-from kinfold.scaffold.keymap.infer import Inference, infer
+from kinfold.scaffold.keymap.inference.infer import Inference, infer
 
 
 def outcome(case: Case) -> dict[str, str]:

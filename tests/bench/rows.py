@@ -221,7 +221,7 @@ def keymap_names() -> Row:
 
 def keymap_infer() -> Row:
     """The same map, found by names and shapes."""
-    setup = DEEPSEEK + "    from kinfold.scaffold.keymap.infer import infer\n"
+    setup = DEEPSEEK + "    from kinfold.scaffold.keymap.inference.infer import infer\n"
     work = "found = infer(source, target)\nassert sum(decision.sure for decision in found.decisions) == len(key_map())"
     return Row(
         "infer that map from names and shapes",
@@ -247,7 +247,7 @@ def convert() -> Row:
     def clean() -> None:
         shutil.rmtree(converted, ignore_errors=True)
 
-    setup = OURS.format(family="llama_1b") + "    from kinfold.convert import convert_checkpoint\n"
+    setup = OURS.format(family="llama_1b") + "    from kinfold.conversion import convert_checkpoint\n"
     work = f"convert_checkpoint({str(checkpoint)!r}, {str(converted)!r}, family='llama_1b')"
     return Row(
         "2.2 GB bf16 checkpoint to another layout on disk",

@@ -56,11 +56,7 @@ def test_a_name_that_matches_is_the_only_one_for_its_numbers(name: str, text: st
 
 def test_names_that_differ_in_their_numbers_alone_have_one_key() -> None:
     assert normalise("layers.3.w1") == ("layers.{}.w{}", ("3", "1"))
-    assert (
-        normalise("layers.12.w1")[0]
-        == normalise("layers.3.w2")[0]
-        == Pattern("layers.{layer}.w1").form()[0]
-    )
+    assert normalise("layers.12.w1")[0] == normalise("layers.3.w2")[0] == Pattern("layers.{layer}.w1").form()[0]
 
 
 @pytest.mark.parametrize("text", ["", "a.{layer", "a.layer}", "a.{}", "a.{1x}", "a.{a b}", "a.{x}.{x}", "a.{{x}}"])

@@ -1,1 +1,5 @@
-"""The parts of a conversion on disk: how tensors get there, what goes with them, and how it all appears at once."""
+"""Conversion of checkpoints on disk, from one layout to another."""
+
+from kinfold.conversion.convert import Converted, convert_checkpoint
+
+__all__ = ["Converted", "convert_checkpoint"]

@@ -84,7 +84,9 @@ BERT_DRIFTS: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("drift", BERT_DRIFTS)
 @pytest.mark.parametrize("back", [False, True])
 def test_names_of_bert(drift: str, back: bool) -> None:
-    native, truth = native_of(bert(), lambda name: name.replace("encoder.layer.", "blocks.").replace("LayerNorm", "ln"))
+    native, truth = native_of(
+        bert(), lambda name: name.replace("encoder.layer.", "blocks.").replace("LayerNorm", "layer_norm")
+    )
     sides = [InMemory(bert()), renamed(bert(), BERT_DRIFTS[drift])]
     before, after = reversed(sides) if back else sides
     old = derive(before, native).key_map

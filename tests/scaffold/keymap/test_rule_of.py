@@ -8,11 +8,11 @@ from scaffold.keymap.sides import llama_side
 
 from kinfold.checkpoint import TensorInfo
 from kinfold.keymap import KeyMap, certify
-from kinfold.scaffold.keymap.groups import Group, group_tensors
+from kinfold.scaffold.keymap.inference.groups import Group, group_tensors
+from kinfold.scaffold.keymap.inference.relations import Relation
 from kinfold.scaffold.keymap.native import NativeSide
 from kinfold.scaffold.keymap.numbered import merge_numbered
 from kinfold.scaffold.keymap.pairing import Pairing
-from kinfold.scaffold.keymap.relations import Relation
 from kinfold.scaffold.keymap.rules import hole_names, rule_of
 
 E, F, D = 4, 6, 5

@@ -41,7 +41,7 @@ def command(
     SRC is a card, or the path of a checkpoint: safetensors, torch's pickles, GGUF or torch.distributed. DST is a
     folder, which is there complete or not at all. After an interruption, the same command goes on.
     """
-    from kinfold.convert import convert_checkpoint
+    from kinfold.conversion import convert_checkpoint
     from kinfold.scaffold.cli.progress import bytes_bar
     from kinfold.scaffold.project import find_project
 

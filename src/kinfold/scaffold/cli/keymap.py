@@ -16,4 +16,7 @@ COMMANDS = {
 
 @click.group("keymap", cls=LazyGroup, table=COMMANDS, prefix="keymap_")
 def command() -> None:
-    """Key maps: which tensor of a checkpoint becomes which parameter of a family."""
+    """Derive, compare and regenerate key maps.
+
+    A key map says which tensor of a checkpoint becomes which parameter of a family; it stands in loader.py.
+    """

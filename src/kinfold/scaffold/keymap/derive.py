@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 from kinfold.checkpoint import Checkpoint
 from kinfold.keymap import Certificate, KeyMap, certify
 from kinfold.keymap.rules import Rule
-from kinfold.scaffold.keymap.conventions import rotary_convention
-from kinfold.scaffold.keymap.draft import Rotary, all_groups, draft_of
-from kinfold.scaffold.keymap.groups import Group
-from kinfold.scaffold.keymap.infer import Inference, infer
+from kinfold.scaffold.keymap.inference.groups import Group
+from kinfold.scaffold.keymap.inference.infer import Inference, infer
+from kinfold.scaffold.keymap.inference.words import Vocabulary, standard_vocabulary
 from kinfold.scaffold.keymap.leftovers import explain_leftovers, explain_padding
 from kinfold.scaffold.keymap.native import FamilySide, NativeSide
 from kinfold.scaffold.keymap.numbered import merge_numbered
 from kinfold.scaffold.keymap.pairing import Question, RotaryOrder, first_name
 from kinfold.scaffold.keymap.prior import Prior
 from kinfold.scaffold.keymap.rules import rule_of
-from kinfold.scaffold.keymap.settle import Conversions, Trial, Values, settle_by_parity
-from kinfold.scaffold.keymap.words import Vocabulary, standard_vocabulary
+from kinfold.scaffold.keymap.settling.conventions import rotary_convention
+from kinfold.scaffold.keymap.settling.draft import Rotary, all_groups, draft_of
+from kinfold.scaffold.keymap.settling.parity import Trial, settle_by_parity
+from kinfold.scaffold.keymap.settling.values import Conversions, Values
 from kinfold.scaffold.prove.reference import Reference
 from kinfold.scaffold.spec.config_keys import GGUF_ROTARY_PAIRS
 

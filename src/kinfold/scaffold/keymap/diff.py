@@ -8,8 +8,8 @@ from difflib import SequenceMatcher
 
 from kinfold.checkpoint.manifest import Manifest
 from kinfold.keymap import BoundKeyMap
-from kinfold.scaffold.keymap.groups import Group
-from kinfold.scaffold.keymap.infer import Decision, infer
+from kinfold.scaffold.keymap.inference.groups import Group
+from kinfold.scaffold.keymap.inference.infer import Decision, infer
 from kinfold.scaffold.keymap.rules import hole_names
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from kinfold.keymap import drop, pad, tie, unpad
 from kinfold.keymap.rules import Rule
-from kinfold.scaffold.keymap.groups import Group
+from kinfold.scaffold.keymap.inference.groups import Group
+from kinfold.scaffold.keymap.inference.words import Vocabulary
 from kinfold.scaffold.keymap.native import NativeSide
 from kinfold.scaffold.keymap.pairing import first_name
 from kinfold.scaffold.keymap.rules import hole_names
-from kinfold.scaffold.keymap.words import Vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor

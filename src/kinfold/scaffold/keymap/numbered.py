@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from kinfold.scaffold.keymap.groups import Group
+from kinfold.scaffold.keymap.inference.groups import Group
 from kinfold.scaffold.keymap.pairing import Pairing
 
 _NUMBER = re.compile(r"(?<=\.)(?:0|[1-9][0-9]*)(?=\.)")

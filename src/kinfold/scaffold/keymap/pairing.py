@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kinfold.keymap.rules import Size
-from kinfold.scaffold.keymap.groups import Group
-from kinfold.scaffold.keymap.relations import Relation
+from kinfold.scaffold.keymap.inference.groups import Group
+from kinfold.scaffold.keymap.inference.relations import Relation
 
 RotaryOrder = Literal["halves", "interleaved"]
 """How the rows of queries and keys lie on the foreign side (see `PermuteRotary`)."""

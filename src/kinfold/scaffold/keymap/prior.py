@@ -8,10 +8,10 @@ from kinfold.keymap import KeyMap
 from kinfold.keymap.ops import Op
 from kinfold.keymap.rules import Rule
 from kinfold.scaffold.keymap.diff import Drift
-from kinfold.scaffold.keymap.draft import Draft
 from kinfold.scaffold.keymap.native import NativeSide
 from kinfold.scaffold.keymap.pairing import Pairing, RotaryOrder, first_name
 from kinfold.scaffold.keymap.rules import rule_of
+from kinfold.scaffold.keymap.settling.draft import Draft
 
 _HOLE = re.compile(r"\{[^{}]*\}")
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from kinfold.errors import KeyMapError
 from kinfold.keymap import chain, concat, permute_rotary, rename, reshape, split, stack, transpose, unstack
 from kinfold.keymap.rules import Rule, Size
-from kinfold.scaffold.keymap.groups import Group
+from kinfold.scaffold.keymap.inference.groups import Group
+from kinfold.scaffold.keymap.inference.words import words_of
 from kinfold.scaffold.keymap.native import NativeSide
 from kinfold.scaffold.keymap.pairing import Pairing, RotaryOrder
-from kinfold.scaffold.keymap.words import words_of
 
 Step = tuple[int, Callable[[Sequence[str], Sequence[str]], list[Rule]]]
 """How many tensors a step gives, and its rules: called with the patterns it takes and those it gives."""

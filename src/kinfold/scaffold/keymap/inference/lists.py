@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kinfold.scaffold.keymap.assignment import best_pairs
-from kinfold.scaffold.keymap.groups import Group, Place
-from kinfold.scaffold.keymap.words import Vocabulary
+from kinfold.scaffold.keymap.inference.assignment import best_pairs
+from kinfold.scaffold.keymap.inference.groups import Group, Place
+from kinfold.scaffold.keymap.inference.words import Vocabulary
 
 
 @dataclass

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from kinfold.scaffold.keymap.inference.relations import Relation
 from kinfold.scaffold.keymap.pairing import Answer, Pairing, Question
-from kinfold.scaffold.keymap.relations import Relation
 
 EVIDENCE = "transposed as the matrices around it, whose shapes show it"
 

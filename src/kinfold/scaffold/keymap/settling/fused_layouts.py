@@ -7,10 +7,10 @@ from dataclasses import replace
 from itertools import permutations
 
 from kinfold.keymap.rules import Size
-from kinfold.scaffold.keymap.conventions import fused_convention
-from kinfold.scaffold.keymap.groups import Group
+from kinfold.scaffold.keymap.inference.groups import Group
 from kinfold.scaffold.keymap.native import NativeSide
 from kinfold.scaffold.keymap.pairing import Answer, Pairing, Question, first_name, module_of
+from kinfold.scaffold.keymap.settling.conventions import fused_convention
 
 
 def fused_questions(pairings: Iterable[Pairing], native: NativeSide) -> list[Question]:

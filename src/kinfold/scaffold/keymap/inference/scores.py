@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import log2
 
-from kinfold.scaffold.keymap.described import Described, Turn, aligned_turns
-from kinfold.scaffold.keymap.words import Vocabulary
+from kinfold.scaffold.keymap.inference.described import Described, Turn, aligned_turns
+from kinfold.scaffold.keymap.inference.words import Vocabulary
 
 MOST = 4.0
 """The most that one concept brings or costs."""

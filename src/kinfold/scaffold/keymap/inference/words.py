@@ -101,7 +101,7 @@ class Vocabulary:
         return Meaning(frozenset(features), kind, self._order(name, words))
 
     def _order(self, name: str, words: Words) -> int | None:
-        """Where a norm stands, by the last phrase for it that is whole segments: `cross_attn_norm` is no `attn_norm`."""
+        """Where a norm stands, by the last phrase that is whole segments: `cross_attn_norm` is no `attn_norm`."""
         ends = {1}
         for segment in name.split("."):
             ends.add(max(ends) + len(words_of(segment)))

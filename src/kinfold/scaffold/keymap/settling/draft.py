@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 
-from kinfold.scaffold.keymap.candidates import Candidates
-from kinfold.scaffold.keymap.fused_layouts import fused_questions
-from kinfold.scaffold.keymap.groups import Group
-from kinfold.scaffold.keymap.infer import Decision, Inference
-from kinfold.scaffold.keymap.matchings import components, matchings
+from kinfold.scaffold.keymap.inference.groups import Group
+from kinfold.scaffold.keymap.inference.infer import Decision, Inference
+from kinfold.scaffold.keymap.inference.words import Vocabulary
 from kinfold.scaffold.keymap.native import NativeSide
 from kinfold.scaffold.keymap.pairing import Answer, Pairing, Question, RotaryOrder, first_name
-from kinfold.scaffold.keymap.transposing import layers_transposed, settle_squares
-from kinfold.scaffold.keymap.words import Vocabulary
+from kinfold.scaffold.keymap.settling.candidates import Candidates
+from kinfold.scaffold.keymap.settling.fused_layouts import fused_questions
+from kinfold.scaffold.keymap.settling.matchings import components, matchings
+from kinfold.scaffold.keymap.settling.transposing import layers_transposed, settle_squares
 
 MOST_ANSWERS = 5000
 """How many answers a question may have and still be tried one by one."""

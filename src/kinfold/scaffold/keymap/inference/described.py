@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from kinfold.scaffold.keymap.groups import Group
-from kinfold.scaffold.keymap.words import Meaning, Vocabulary
+from kinfold.scaffold.keymap.inference.groups import Group
+from kinfold.scaffold.keymap.inference.words import Meaning, Vocabulary
 
 _NUMBER = re.compile(r"[0-9]+")
 _COUNTED = re.compile(r"(?<=[A-Za-z_])([0-9]+)(?![A-Za-z0-9{])")

@@ -6,12 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable
 from functools import lru_cache
 
-from kinfold.scaffold.keymap.described import Described, Turn, aligned_turns
-from kinfold.scaffold.keymap.groups import Group
-from kinfold.scaffold.keymap.scores import OTHER_FIRST, TURN
+from kinfold.scaffold.keymap.inference.described import Described, Turn, aligned_turns
+from kinfold.scaffold.keymap.inference.groups import Group
+from kinfold.scaffold.keymap.inference.scores import OTHER_FIRST, TURN
 
 SIBLINGS = (1.0, 8.0)
-"""What it brings if two modules hold alike parameters, and costs if they hold one of the same name that does not fit."""
+"""What it brings if two modules hold alike parameters, and costs if one of the same name does not fit."""
 
 TOGETHER = (3.0, 1.5)
 """What it brings if two modules go together by all else that they hold: of the same module, of one further out."""

@@ -9,7 +9,7 @@ import pytest
 from deepseek import checkpoint, key_map
 
 from kinfold.checkpoint import TensorInfo
-from kinfold.scaffold.keymap.groups import group_tensors
+from kinfold.scaffold.keymap.inference.groups import group_tensors
 
 
 def groups(names: Iterable[str], *, but: tuple[str, ...] = ()) -> dict[str, list[tuple[int, ...]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from kinfold.scaffold.keymap.groups import Group
+from kinfold.scaffold.keymap.inference.groups import Group
 from kinfold.scaffold.keymap.pairing import Pairing, module_of
 
 Modules = Mapping[str, object]

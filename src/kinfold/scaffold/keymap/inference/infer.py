@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from math import exp
 
 from kinfold.checkpoint.manifest import Manifest
-from kinfold.scaffold.keymap.assignment import best_pairs, components
-from kinfold.scaffold.keymap.described import describe
-from kinfold.scaffold.keymap.doubts import without_doubtful
-from kinfold.scaffold.keymap.fused import Fusion, choose_fusions, find_fusions
-from kinfold.scaffold.keymap.groups import Group, group_tensors
-from kinfold.scaffold.keymap.lists import Alignment, align_lists
-from kinfold.scaffold.keymap.relations import COST, Relation, relate_all
-from kinfold.scaffold.keymap.scores import NameScores
-from kinfold.scaffold.keymap.together import Siblings, Together
-from kinfold.scaffold.keymap.words import Vocabulary, standard_vocabulary
+from kinfold.scaffold.keymap.inference.assignment import best_pairs, components
+from kinfold.scaffold.keymap.inference.described import describe
+from kinfold.scaffold.keymap.inference.doubts import without_doubtful
+from kinfold.scaffold.keymap.inference.fused import Fusion, choose_fusions, find_fusions
+from kinfold.scaffold.keymap.inference.groups import Group, group_tensors
+from kinfold.scaffold.keymap.inference.lists import Alignment, align_lists
+from kinfold.scaffold.keymap.inference.relations import COST, Relation, relate_all
+from kinfold.scaffold.keymap.inference.scores import NameScores
+from kinfold.scaffold.keymap.inference.together import Siblings, Together
+from kinfold.scaffold.keymap.inference.words import Vocabulary, standard_vocabulary
 
 SURE = 1.0
 """By how much the best pairing of all has to beat the best one without a pair for the pair to be decided."""

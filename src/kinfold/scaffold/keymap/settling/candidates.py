@@ -6,14 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
-from kinfold.scaffold.keymap.fused import MOST_PARTS, join_of_shapes
-from kinfold.scaffold.keymap.fused_layouts import layouts
-from kinfold.scaffold.keymap.groups import Group
+from kinfold.scaffold.keymap.inference.fused import MOST_PARTS, join_of_shapes
+from kinfold.scaffold.keymap.inference.groups import Group
+from kinfold.scaffold.keymap.inference.relations import Relation, relate
+from kinfold.scaffold.keymap.inference.words import Vocabulary
 from kinfold.scaffold.keymap.native import NativeSide
 from kinfold.scaffold.keymap.pairing import Pairing
-from kinfold.scaffold.keymap.relations import Relation, relate
-from kinfold.scaffold.keymap.transposing import in_layers, is_matrix, is_square, transposed
-from kinfold.scaffold.keymap.words import Vocabulary
+from kinfold.scaffold.keymap.settling.fused_layouts import layouts
+from kinfold.scaffold.keymap.settling.transposing import in_layers, is_matrix, is_square, transposed
 
 
 class Candidates:

@@ -9,9 +9,9 @@ from operator import itemgetter
 from typing import Literal
 
 from kinfold.checkpoint.manifest import TensorInfo
-from kinfold.scaffold.keymap.described import Described
-from kinfold.scaffold.keymap.groups import Group, Place
-from kinfold.scaffold.keymap.lists import Alignment
+from kinfold.scaffold.keymap.inference.described import Described
+from kinfold.scaffold.keymap.inference.groups import Group, Place
+from kinfold.scaffold.keymap.inference.lists import Alignment
 
 Shape = tuple[int, ...]
 Kind = Literal["same", "transpose", "reshape"]

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from kinfold.scaffold.keymap.assignment import best_pairs
-from kinfold.scaffold.keymap.described import Described
-from kinfold.scaffold.keymap.groups import Group, Place
-from kinfold.scaffold.keymap.lists import Alignment
-from kinfold.scaffold.keymap.relations import Kind, Relation, kind_of_shapes
-from kinfold.scaffold.keymap.scores import NameScores
-from kinfold.scaffold.keymap.words import Vocabulary
+from kinfold.scaffold.keymap.inference.assignment import best_pairs
+from kinfold.scaffold.keymap.inference.described import Described
+from kinfold.scaffold.keymap.inference.groups import Group, Place
+from kinfold.scaffold.keymap.inference.lists import Alignment
+from kinfold.scaffold.keymap.inference.relations import Kind, Relation, kind_of_shapes
+from kinfold.scaffold.keymap.inference.scores import NameScores
+from kinfold.scaffold.keymap.inference.words import Vocabulary
 
 MOST_PARTS = 4
 

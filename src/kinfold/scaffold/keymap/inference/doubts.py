@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kinfold.scaffold.keymap.described import Described
-from kinfold.scaffold.keymap.groups import Group
-from kinfold.scaffold.keymap.relations import Relation
-from kinfold.scaffold.keymap.words import Vocabulary
+from kinfold.scaffold.keymap.inference.described import Described
+from kinfold.scaffold.keymap.inference.groups import Group
+from kinfold.scaffold.keymap.inference.relations import Relation
+from kinfold.scaffold.keymap.inference.words import Vocabulary
 
 _COUNTED = re.compile(r"(?<=[A-Za-z_.])[0-9]+(?=\.|_weight|_bias|$)")
 

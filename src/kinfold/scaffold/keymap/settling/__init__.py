@@ -1,0 +1,1 @@
+"""What names and shapes leave open, and what settles it: values of both sides, or a reference."""
