@@ -33,6 +33,7 @@ test-all: $(SMOLLM2) $(CHECKPOINTS) ## run all tests
 .PHONY: bench
 bench: $(SMOLLM2) ## measure against peers
 	$(PYTHON) tests/bench/run.py
+	$(PYTHON) tests/bench/inference.py
 
 .PHONY: check
 check: $(INSTALLED) ## lint, check formatting, types and structure
