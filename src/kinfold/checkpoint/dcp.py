@@ -27,8 +27,8 @@ from torch.futures import Future
 
 from kinfold.checkpoint.base import Checkpoint, Readable
 from kinfold.checkpoint.manifest import ITEMSIZES, Manifest, TensorInfo
+from kinfold.checkpoint.names import DCP_METADATA
 from kinfold.checkpoint.nested import find_state_dict
-from kinfold.checkpoint.open import DCP_METADATA
 from kinfold.errors import CheckpointError, KinfoldError, UnsupportedError, nearest
 
 _PATHS: Mapping[str, type] = {

@@ -7,6 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from kinfold.checkpoint.base import Checkpoint
+from kinfold.checkpoint.names import (
+    CONFIGS,
+    DCP_METADATA,
+    INDEX,
+    META_RANKS,
+    PICKLE_INDEX,
+    PICKLE_SINGLE,
+    PICKLE_SUFFIXES,
+    REFERENCE,
+    SINGLE,
+)
 from kinfold.checkpoint.strict_json import read_json
 from kinfold.errors import CheckpointError, UnsupportedError
 
@@ -14,15 +25,6 @@ ACCEPTED = (
     "a folder with safetensors or pytorch_model.bin (one file, or shards and an index), Meta's consolidated.00.pth, or "
     "a checkpoint of torch.distributed; or one file: safetensors, GGUF, or torch's .pt, .pth, .bin or .ckpt"
 )
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-REFERENCE = "reference.safetensors"
-PICKLE_INDEX = "pytorch_model.bin.index.json"
-PICKLE_SINGLE = "pytorch_model.bin"
-PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-META_RANKS = "consolidated.*.pth"
-CONFIGS = ("config.json", "params.json")
-DCP_METADATA = ".metadata"
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from kinfold.checkpoint.base import Extent, Readable
 from kinfold.checkpoint.header import DTYPES
 from kinfold.checkpoint.manifest import ITEMSIZES, Manifest, TensorInfo
-from kinfold.checkpoint.open import INDEX, SINGLE
+from kinfold.checkpoint.names import INDEX, SINGLE
 from kinfold.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import msgspec
 from kinfold import __version__
 from kinfold.assets import AssetCard
 from kinfold.checkpoint import Manifest, open_checkpoint
-from kinfold.checkpoint.open import DCP_METADATA, PICKLE_SUFFIXES
+from kinfold.checkpoint.names import DCP_METADATA, PICKLE_SUFFIXES
 from kinfold.checkpoint.write import Shard, parse_size, plan_shards, write_safetensors, write_synced
 from kinfold.conversion.companions import CONFIG, companions, config_file
 from kinfold.conversion.hf_config import stated_otherwise
