@@ -99,6 +99,18 @@ def test_derive_settles_meaningless_names_by_a_reference(project: Project, hf: P
     assert "by its key map strange; nothing was written" in again.output
 
 
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_biases_and_norms_with_meaningless_names(
+    project: Project, tiny_checkpoint: Callable[..., Path], tmp_path: Path, kind: str
+) -> None:
+    folder = tiny_checkpoint(kind)
+    assert run("new-family", "x", "--from", folder).exit_code == 0
+    checkpoint = save(scrambled(tensors_of(folder), keep=()), tmp_path / "strange")
+    made = run("keymap", "derive", "x", "--checkpoint", checkpoint, "--reference", folder / "reference.safetensors")
+    assert made.exit_code == 0, made.output
+    assert logits_are_those_of(folder, checkpoint, project)
+
+
 def test_derive_settles_them_by_the_values_of_another_layout(project: Project, hf: Path, tmp_path: Path) -> None:
     checkpoint = save(scrambled(as_meta(tensors_of(hf)).tensors), tmp_path / "strange")
     made = run("keymap", "derive", "x", "--checkpoint", checkpoint, "--values", hf, "--map", "meta")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -63,12 +63,12 @@ def renamed(tensors: Mapping[str, Tensor], change: Callable[[str], str]) -> InMe
     return InMemory({change(name): tensor for name, tensor in tensors.items()})
 
 
-def scrambled(tensors: Mapping[str, Tensor], seed: int = 0) -> InMemory:
-    """The tensors with every word of their names replaced by a random one; numbers, `weight` and `bias` stay."""
+def scrambled(tensors: Mapping[str, Tensor], seed: int = 0, *, keep: Collection[str] = ("weight", "bias")) -> InMemory:
+    """The tensors with every word of their names replaced by a random one, but for numbers and words to keep."""
     rng, words = random.Random(seed), {}
 
     def word(part: str) -> str:
-        if part.isdigit() or part in ("weight", "bias"):
+        if part.isdigit() or part in keep:
             return part
         return words.setdefault(part, "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(4)))
 

@@ -129,6 +129,28 @@ class TestMeaninglessNames:
         derived = derive(checkpoint, side, reference=read_reference(folder / "reference.safetensors"))
         assert same(loaded(derived, checkpoint), by_hand(tensors, num_kv_heads=4))
 
+    def test_a_weight_may_be_called_anything_too(self, llama: dict[str, Tensor], reference: Reference) -> None:
+        checkpoint = scrambled(llama, keep=())
+        derived = derive(checkpoint, llama_side(), reference=reference)
+        assert same(loaded(derived, checkpoint), by_hand(llama))
+
+    def test_every_matrix_of_one_shape(self, tiny_checkpoint: Tiny) -> None:
+        folder = tiny_checkpoint("llama", num_key_value_heads=4, intermediate_size=64)
+        tensors = tensors_of(folder)
+        checkpoint, sizes = scrambled(tensors), {"num_kv_heads": 4, "ffn_inner_dim": 64}
+        derived = derive(checkpoint, llama_side(**sizes), reference=read_reference(folder / "reference.safetensors"))
+        assert same(loaded(derived, checkpoint), by_hand(tensors, **sizes))
+
+    def test_more_equal_tensors_than_can_be_tried_stay_open(self) -> None:
+        names = [f"layers.{layer}.m{chr(97 + number)}.weight" for layer in range(2) for number in range(14)]
+        source = random_tensors(dict.fromkeys(names, (4, 4)))
+        native = NativeSide(
+            InMemory({f"x{name}": tensor for name, tensor in scrambled(source).tensors.items()}).manifest
+        )
+        derived = derive(scrambled(source, seed=1), native)
+        assert not derived.complete
+        assert not derived.questions[0].complete
+
     def test_values_settle_it(self, llama: dict[str, Tensor]) -> None:
         native = by_hand(llama)
         for checkpoint in (scrambled(llama), scrambled(as_meta(llama).tensors)):

@@ -112,9 +112,9 @@ def derive(
     drafts = [draft] if prior is None else [prior.settle(draft), draft]
     if reference is None or not isinstance(native, FamilySide):
         return _derived(Trial(drafts[0], None, ""), checkpoint, native, vocabulary)
-    # What the map has had may be just what is wrong now, and names may mislead.
+    # What the map has had may be just what is wrong now, and names may mislead; then how modules nest.
     by_shapes = Inference((), *all_groups(inference), inference.lists)
-    drafts.append(draft_of(by_shapes, native, vocabulary))
+    drafts += [draft_of(by_shapes, native, vocabulary, nested=nested) for nested in (True, False)]
     trials = (settle_by_parity(draft, conversions, native, reference, tolerance=tolerance) for draft in drafts)
     first = next(trials)
     best = first if first.agrees else next((trial for trial in trials if trial.agrees), first)

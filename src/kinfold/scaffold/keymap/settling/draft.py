@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 
@@ -85,6 +85,7 @@ def draft_of(
     *,
     rotary: Rotary | None = None,
     fits: Fits | None = None,
+    nested: bool = True,
 ) -> Draft:
     """Sort what was inferred into what is settled and what is open.
 
@@ -94,6 +95,7 @@ def draft_of(
         vocabulary: What words mean.
         rotary: How the rows of queries and keys lie, where that is known.
         fits: Whether the values of a pairing go together, where these are known; answers that do not fit are left out.
+        nested: Whether modules that nest alike go together, where they can.
     """
     decided = [_pairing(decision) for decision in inference.decisions if decision.sure]
     plain, questions = settle_squares(decided)
@@ -104,7 +106,9 @@ def draft_of(
     sides = all_groups(inference)
     sources, targets = ([group for group in side if group not in known] for side in sides)
     candidates = Candidates(sources, targets, inference.lists, vocabulary)
-    questions += _assignments(candidates, layers_transposed(decided), settled, native, fits)
+    edges = list(_possible(candidates, layers_transposed(decided), settled, native, fits))
+    for part in components(dict.fromkeys(pairing for pairings in edges for pairing in pairings)):
+        questions.append(_assignment(part, edges, settled, nested=nested, by_values=fits is not None))
     if rotary is None and any(first_name(group) in native.turning for group in sides[1]):
         orders = (Answer(rotary="halves"), Answer(rotary="interleaved"))
         questions.append(Question("in which order the rows of queries and keys lie", orders))
@@ -136,16 +140,16 @@ def _pairing(decision: Decision) -> Pairing:
     )
 
 
-def _assignments(
+def _possible(
     candidates: Candidates,
     transposed: bool | None,
     settled: Sequence[Pairing],
     native: NativeSide,
     fits: Fits | None,
-) -> list[Question]:
-    """Which of the groups that names do not settle is which.
+) -> Iterator[list[Pairing]]:
+    """What could go together, of parts that can be filled in whole.
 
-    A layout has either all matrices of its layers transposed or none; where shapes allow both, both are asked about.
+    A layout has either all matrices of its layers transposed or none; where shapes allow both, there are two lists.
     """
     found: list[list[Pairing]] = []
     for flag in [False, True] if transposed is None else [transposed]:
@@ -153,24 +157,31 @@ def _assignments(
         parts = components(pairing for pairing in possible if fits is None or fits(pairing))
         found.append([p for part in parts if next(matchings(part, settled), None) is not None for p in part])
     most = max(len(_filled(pairings)) for pairings in found)
-    found = [pairings for pairings in found if len(_filled(pairings)) == most]
-    merged = components(dict.fromkeys(pairing for pairings in found for pairing in pairings))
-    return [_assignment(part, found, settled, by_values=fits is not None) for part in merged]
+    yield from (pairings for pairings in found if len(_filled(pairings)) == most)
 
 
 def _assignment(
-    part: Sequence[Pairing], found: Sequence[Sequence[Pairing]], settled: Sequence[Pairing], *, by_values: bool
+    part: Sequence[Pairing],
+    possible: Sequence[Sequence[Pairing]],
+    settled: Sequence[Pairing],
+    *,
+    nested: bool,
+    by_values: bool,
 ) -> Question:
-    ways = chain.from_iterable(matchings([p for p in part if p in set(pairings)], settled) for pairings in found)
-    whole = (way for way in dict.fromkeys(ways) if _filled(way) == _filled(part))
-    listed = list(islice(whole, MOST_ANSWERS + 1))
-    shapes = "the only one of its shape" if len(part) == 1 else "the only way in which shapes go together"
+    """Which is which of some groups that names do not settle."""
+    choices = [[pairing for pairing in part if pairing in set(pairings)] for pairings in possible]
+    ways: list[tuple[Pairing, ...]] = []
+    for nest in [True, False] if nested else [False]:
+        found = chain.from_iterable(matchings(choice, settled, nested=nest) for choice in choices)
+        ways = ways or list(islice((way for way in found if _filled(way) == _filled(part)), MOST_ANSWERS + 1))
+    shapes = "the only one of its shape" if len(part) == 1 else "the only way in which shapes and modules go together"
     evidence, sure = (BY_VALUES, 1.0) if by_values else (shapes, BY_SHAPE)
-    answers = [Answer(tuple(replace(pairing, evidence=evidence, confidence=sure) for pairing in way)) for way in listed]
-    targets = dict.fromkeys(group.text for pairing in part for group in pairing.targets)
-    return Question(
-        f"which is which of {', '.join(targets)}", tuple(answers[:MOST_ANSWERS]), complete=len(answers) <= MOST_ANSWERS
-    )
+    answers = [
+        Answer(tuple(replace(pairing, evidence=evidence, confidence=sure) for pairing in way))
+        for way in dict.fromkeys(ways)
+    ]
+    about = f"which is which of {', '.join(dict.fromkeys(group.text for p in part for group in p.targets))}"
+    return Question(about, tuple(answers[:MOST_ANSWERS]), complete=len(ways) <= MOST_ANSWERS)
 
 
 def _filled(pairings: Iterable[Pairing]) -> set[Group]:

@@ -7,8 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from kinfold.scaffold.keymap.inference.groups import Group
 from kinfold.scaffold.keymap.pairing import Pairing, module_of
 
-Modules = Mapping[str, object]
+Modules = Mapping[object, object]
 """What modules of one side have become on the other."""
+
+MOST_STEPS = 200_000
+"""After how many steps a search gives up: as many equal tensors as there are in an encoder and a decoder have more
+matchings than can be tried."""
 
 
 def components(pairings: Iterable[Pairing]) -> list[list[Pairing]]:
@@ -34,51 +38,69 @@ def components(pairings: Iterable[Pairing]) -> list[list[Pairing]]:
     return list(found.values())
 
 
-def matchings(pairings: Sequence[Pairing], settled: Iterable[Pairing] = ()) -> Iterator[tuple[Pairing, ...]]:
+def matchings(
+    pairings: Sequence[Pairing], settled: Iterable[Pairing] = (), *, nested: bool = False
+) -> Iterator[tuple[Pairing, ...]]:
     """Every choice of pairings that fills each target exactly once, uses no source twice, and keeps modules together.
 
     Weights and biases of one module there are of one module here, laid out alike, and the other way round; so are
-    those of modules that are settled already.
+    those of modules that are settled already. The search ends after `MOST_STEPS` steps.
+
+    Args:
+        pairings: What could go together.
+        settled: What does.
+        nested: Whether modules of one layer that stand in one module there have to stand in one here, too.
     """
     by_target: dict[Group, list[Pairing]] = {}
     for pairing in pairings:
         for target in pairing.targets:
             by_target.setdefault(target, []).append(pairing)
-    there, here = {}, {}
-    for pairing in settled:
-        more_there, more_here = _modules(pairing)
-        there, here = {**there, **more_there}, {**here, **more_here}
     # The least free targets first, those of one module next to each other: dead ends show early.
     order = sorted(by_target, key=lambda target: (len(by_target[target]), module_of(target)))
-    yield from _extended((), order, by_target, there, here)
+    search = _Search(order, by_target, nested)
+    known: tuple[Modules, Modules] = {}, {}
+    for pairing in settled:
+        known = _joined(known, search.modules(pairing))
+    yield from search.extended((), *known)
 
 
-def _extended(
-    chosen: tuple[Pairing, ...],
-    order: Sequence[Group],
-    by_target: Mapping[Group, Sequence[Pairing]],
-    there: Modules,
-    here: Modules,
-) -> Iterator[tuple[Pairing, ...]]:
-    used = {group for pairing in chosen for group in (*pairing.sources, *pairing.targets)}
-    target = next((target for target in order if target not in used), None)
-    if target is None:
-        yield chosen
-        return
-    for pairing in by_target[target]:
-        more_there, more_here = _modules(pairing)
-        if (
-            used.isdisjoint((*pairing.sources, *pairing.targets))
-            and _agree(there, more_there)
-            and _agree(here, more_here)
-        ):
-            yield from _extended((*chosen, pairing), order, by_target, {**there, **more_there}, {**here, **more_here})
+class _Search:
+    """Depth first, target by target."""
+
+    def __init__(self, order: Sequence[Group], by_target: Mapping[Group, Sequence[Pairing]], nested: bool) -> None:
+        self._order = order
+        self._by_target = by_target
+        self._nested = nested
+        self._steps = 0
+
+    def extended(self, chosen: tuple[Pairing, ...], there: Modules, here: Modules) -> Iterator[tuple[Pairing, ...]]:
+        """Every matching that begins with what is chosen, given what modules have become so far."""
+        used = {group for pairing in chosen for group in (*pairing.sources, *pairing.targets)}
+        target = next((target for target in self._order if target not in used), None)
+        if target is None:
+            yield chosen
+            return
+        for pairing in self._by_target[target]:
+            self._steps += 1
+            more_there, more_here = self.modules(pairing)
+            free = used.isdisjoint((*pairing.sources, *pairing.targets))
+            if self._steps <= MOST_STEPS and free and _agree(there, more_there) and _agree(here, more_here):
+                yield from self.extended((*chosen, pairing), *_joined((there, here), (more_there, more_here)))
+
+    def modules(self, pairing: Pairing) -> tuple[Modules, Modules]:
+        """What the modules of a pairing become, in both directions, with how they are laid out."""
+        there, here = (tuple(map(module_of, side)) for side in (pairing.sources, pairing.targets))
+        onward: Modules = dict.fromkeys(there, (here, pairing.turns))
+        back: Modules = dict.fromkeys(here, (there, pairing.turns))
+        if not self._nested:
+            return onward, back
+        outer = [{("in", module.rpartition(".")[0]) for module in side if "{}" in module} for side in (there, here)]
+        nests = [dict.fromkeys(side, frozenset(other)) for side, other in (outer, reversed(outer))]
+        return {**onward, **nests[0]}, {**back, **nests[1]}
 
 
-def _modules(pairing: Pairing) -> tuple[Modules, Modules]:
-    """What the modules of a pairing become, in both directions, with how they are laid out."""
-    there, here = (tuple(map(module_of, side)) for side in (pairing.sources, pairing.targets))
-    return dict.fromkeys(there, (here, pairing.turns)), dict.fromkeys(here, (there, pairing.turns))
+def _joined(known: tuple[Modules, Modules], more: tuple[Modules, Modules]) -> tuple[Modules, Modules]:
+    return {**known[0], **more[0]}, {**known[1], **more[1]}
 
 
 def _agree(known: Modules, more: Modules) -> bool:
