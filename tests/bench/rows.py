@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -246,6 +247,7 @@ def convert() -> Row:
 
     def clean() -> None:
         shutil.rmtree(converted, ignore_errors=True)
+        os.sync()  # nobody pays for what the one before has left to be written
 
     setup = OURS.format(family="llama_1b") + "    from kinfold.conversion import convert_checkpoint\n"
     work = f"convert_checkpoint({str(checkpoint)!r}, {str(converted)!r}, family='llama_1b')"

@@ -10,7 +10,7 @@ from kinfold.scaffold.keymap.family import Family
 from kinfold.scaffold.keymap.regen import Regenerated
 from kinfold.scaffold.render.files import line_length
 from kinfold.scaffold.transaction import Transaction
-from kinfold.scaffold.wire import Add, Change, Keep, add_key_map, edit_key_map, read_key_maps, same_call
+from kinfold.scaffold.wire.keymap import Add, Change, Keep, add_key_map, edit_key_map, read_key_maps, same_call
 
 
 def added_map(family: Family, layout: str, rules: Sequence[Rule]) -> Transaction:

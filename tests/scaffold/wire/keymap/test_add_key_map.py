@@ -9,7 +9,7 @@ import pytest
 from ruff import find_ruff_bin
 
 from kinfold.errors import WiringError
-from kinfold.scaffold.wire import add_key_map, read_key_maps
+from kinfold.scaffold.wire.keymap import add_key_map, read_key_maps
 
 LLAMA = Path(__file__).parents[4] / "generated/kinfold_zoo/llama/loader.py"
 

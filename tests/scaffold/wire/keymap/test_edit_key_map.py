@@ -11,7 +11,7 @@ from ruff import find_ruff_bin
 
 from kinfold.errors import WiringError
 from kinfold.keymap import drop, rename
-from kinfold.scaffold.wire import Add, Change, Edit, Keep, edit_key_map, read_key_maps
+from kinfold.scaffold.wire.keymap import Add, Change, Edit, Keep, edit_key_map, read_key_maps
 
 HEAD = """\
 from kinfold import CheckpointConverter, load_model

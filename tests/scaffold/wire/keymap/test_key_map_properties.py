@@ -16,7 +16,7 @@ import kinfold
 from kinfold import keymap
 from kinfold.keymap import KeyMap, Rule, chain, concat, drop, permute_rotary, rename, split, transpose
 from kinfold.keymap import rules as rule_functions
-from kinfold.scaffold.wire import Add, Change, Edit, Keep, add_key_map, edit_key_map, read_key_maps
+from kinfold.scaffold.wire.keymap import Add, Change, Edit, Keep, add_key_map, edit_key_map, read_key_maps
 
 WORDS = ("a", "model.norm.weight", "model.layers.12.self_attn.q_proj.weight", "decoder.layers.3.ffn.inner_proj.weight")
 REASONS = ("recomputed", 'a "copy"', "it's old", "both \"these\" and 'those'", "a back\\slash")

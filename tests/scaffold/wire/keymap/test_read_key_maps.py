@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kinfold.errors import WiringError
-from kinfold.scaffold.wire import KeyMapSource, RuleSource, read_key_maps, same_call
+from kinfold.scaffold.wire.keymap import KeyMapSource, RuleSource, read_key_maps, same_call
 
 HEAD = "from kinfold.keymap import KeyMap, drop, rename\n"
 
