@@ -14,52 +14,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from truth import conversion_mapping, convert_scripts, gguf_names
 from truth.case import Case
+from truth.score import outcome, sources_of_targets
 
-from kinfold.scaffold.keymap.inference.infer import Inference, infer
-
-
-def outcome(case: Case) -> dict[str, str]:
-    """For each name that the truth speaks of: "right", "open" or "wrong"."""
-    inference = infer(case.source, case.target)
-    said = dict(sources_of_targets(inference))
-    found = {}
-    for name, truth in case.truth.items():
-        sources, sure = said.get(name, (frozenset(), False))
-        found[name] = "open" if not sure else "right" if sources == truth else "wrong"
-    return found
-
-
-def sources_of_targets(inference: Inference) -> Iterator[tuple[str, tuple[frozenset[str], bool]]]:
-    """For each native name that was paired: the foreign names that it is made of, and whether that is decided."""
-    for decision in inference.decisions:
-        over = decision.relation.over
-        for target in decision.targets:
-            for place in target.tensors:
-                names = set()
-                for source in decision.sources:
-                    if over > 0:
-                        hole = over - 1
-                        names |= {source.name(p) for p in source.tensors if p[:hole] + p[hole + 1 :] == place}
-                    elif over < 0:
-                        hole = -over - 1
-                        names.add(source.name(place[:hole] + place[hole + 1 :]))
-                    else:
-                        names.add(source.name(place))
-                yield target.name(place), (frozenset(names), decision.sure)
+from kinfold.scaffold.keymap.inference.infer import infer
 
 
 def all_cases() -> Iterator[Case]:
-    """The cases of every origin that is at hand."""
-    from truth import conversion_mapping, gguf_names
-
+    """The cases of every origin."""
     yield from gguf_names.cases()
     yield from conversion_mapping.cases()
-    try:
-        from truth.convert_scripts import cases, fetch_wheel
-    except ImportError:
-        return
-    yield from cases(fetch_wheel(Path(sys.prefix) / ".truth"))
+    yield from convert_scripts.cases(convert_scripts.fetch_wheel(Path(sys.prefix) / ".truth"))
 
 
 def report(cases: Iterable[Case], *, verbose: bool) -> None:

@@ -13,6 +13,8 @@ from textwrap import dedent
 from fixtures import BENCH, SCAFFOLD, TOP, checkpoint_1b, family, project, smollm2
 from measure import Command, Row
 
+from kinfold.scaffold.wire import remove_family
+
 PYTHON = sys.executable
 PEER = str(Path(PYTHON).parent)
 TESTS = TOP / "tests"
@@ -69,7 +71,7 @@ def help_() -> Row:
 def new_family() -> Row:
     """A family from the default spec: rendered, formatted, wired, certified."""
     folder = project()
-    lines = (folder / "benchlab" / "registry.py").read_bytes()
+    lines = remove_family((folder / "benchlab" / "registry.py").read_bytes(), "fresh")  # of an earlier run
 
     def clean() -> None:
         (folder / "benchlab" / "registry.py").write_bytes(lines)
