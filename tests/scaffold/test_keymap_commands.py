@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from scaffold.keymap.sides import InMemory, as_meta, renamed, scrambled, tensors_of
 
 from kinfold import load_model
-from kinfold.errors import CertificateError, ProjectError, RegistryError
+from kinfold.errors import CertificateError, KeyMapError, ProjectError, RegistryError
 from kinfold.scaffold.cli.main import scaffold
 from kinfold.scaffold.project import Project
 
@@ -161,6 +161,17 @@ def test_llama_moves_between_three_layouts_and_loads_the_same(project: Project, 
         assert LOADER.read_bytes() == before
 
 
+def test_mistral_moves_between_its_reference_and_transformers(
+    project: Project, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_checkpoint("mistral")
+    assert run("new-family", "x", "--from", folder).exit_code == 0
+    reference = save(as_meta(tensors_of(folder)), tmp_path / "reference")
+    for checkpoint in (reference, folder):
+        assert run("keymap", "regen", "x", "--checkpoint", checkpoint, "--map", "hf").exit_code == 0
+        assert logits_are_those_of(folder, checkpoint, project)
+
+
 def test_regen_keeps_what_holds_byte_for_byte(project: Project, hf: Path, tmp_path: Path) -> None:
     lines = LOADER.read_text().splitlines(keepends=True)
     place = next(n for n, line in enumerate(lines) if "mlp.up_proj" in line)
@@ -219,3 +230,19 @@ def test_transformers_is_no_reference_for_what_it_cannot_load(project: Project, 
     (checkpoint / "config.json").write_bytes((hf / "config.json").read_bytes())
     with pytest.raises(ProofError, match="transformers"):
         run("keymap", "derive", "x", "--checkpoint", checkpoint, "--against", "transformers")
+
+
+def test_a_project_teaches_its_own_words(project: Project, hf: Path, tmp_path: Path) -> None:
+    german = {"q_proj": "frage", "k_proj": "schluessel", "v_proj": "wert", "o_proj": "ergebnis", "self_attn": "blick"}
+    named = renamed(tensors_of(hf), lambda name: ".".join(german.get(part, part) for part in name.split(".")))
+    checkpoint = save(named, tmp_path / "german")
+    arguments = ("keymap", "derive", "x", "--checkpoint", checkpoint, "--json", "--dry-run")
+    assert "q_proj" in json.dumps(json.loads(run(*arguments).output)["open"])
+    words = project.root / ".kinfold" / "vocabulary.yaml"
+    words.write_text("where: {attn: [blick]}\nwhat: {q: [frage], k: [schluessel], v: [wert], o: [ergebnis]}\n")
+    asked = [question["about"] for question in json.loads(run(*arguments).output)["open"]]
+    assert asked == ["in which order the rows of queries and keys lie"]
+    words.write_text("what: {queery: [frage]}\nwithin: {nowhere: {o: [x]}}\n")
+    with pytest.raises(KeyMapError, match="queery") as error:
+        run(*arguments)
+    assert len(error.value.faults) == 2

@@ -50,7 +50,7 @@ def evidence(
 
     if reference is not None and against is not None:
         raise click.UsageError("--reference and --against exclude each other.")
-    found: dict[str, Any] = {"tolerance": tolerance}
+    found: dict[str, Any] = {"tolerance": tolerance, "vocabulary": family.vocabulary()}
     if reference is not None:
         found["reference"] = read_reference(reference)
     if against is not None:

@@ -13,8 +13,11 @@ from kinfold.errors import ProjectError, RegistryError, nearest
 from kinfold.keymap import KeyMap
 from kinfold.loader import StandardModelLoader, load_model
 from kinfold.registry import families
+from kinfold.scaffold.keymap.inference.words import Vocabulary, extended_vocabulary, standard_vocabulary
 from kinfold.scaffold.keymap.native import FamilySide
-from kinfold.scaffold.project import Project, find_project
+from kinfold.scaffold.project import STATE_FOLDER, Project, find_project
+
+VOCABULARY = Path(STATE_FOLDER, "vocabulary.yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,11 @@ class Family:
         if found is None:
             raise RegistryError(f"{self.name} has no key map.", hint="`scaffold keymap derive` makes one.")
         return found
+
+    def vocabulary(self) -> Vocabulary:
+        """The standard vocabulary, with what the project adds to it in `.kinfold/vocabulary.yaml`."""
+        path = self.project.root / VOCABULARY if self.project else None
+        return extended_vocabulary(path) if path and path.is_file() else standard_vocabulary()
 
     def require_project(self) -> Project:
         """The project whose `loader.py` may be edited.

@@ -11,6 +11,7 @@ from kinfold.keymap import BoundKeyMap, Certificate, KeyMap, certify
 from kinfold.keymap.rules import Rule
 from kinfold.scaffold.keymap.derive import Derived, Read, derive
 from kinfold.scaffold.keymap.diff import Drift, find_drift
+from kinfold.scaffold.keymap.inference.words import Vocabulary
 from kinfold.scaffold.keymap.native import NativeSide
 from kinfold.scaffold.keymap.prior import Prior
 from kinfold.scaffold.prove.reference import Reference
@@ -60,6 +61,7 @@ def regenerate(
     values: Read | None = None,
     reference: Reference | None = None,
     tolerance: float = 1e-4,
+    vocabulary: Vocabulary | None = None,
 ) -> Regenerated:
     """Bring a key map up to date with a checkpoint.
 
@@ -74,12 +76,21 @@ def regenerate(
         values: Gives native tensors by name, of the same weights, where these are known.
         reference: Logits that were computed from the same weights.
         tolerance: How far logits may be apart, relative to the largest.
+        vocabulary: What words mean.
     """
     bound = key_map.bind(native.config)
     states = rule_states(bound, checkpoint.manifest, native.manifest)
     drift = find_drift(bound, checkpoint.manifest, native.manifest)
     prior = Prior(key_map, drift, native)
-    derived = derive(checkpoint, native, values=values, prior=prior, reference=reference, tolerance=tolerance)
+    derived = derive(
+        checkpoint,
+        native,
+        values=values,
+        prior=prior,
+        reference=reference,
+        tolerance=tolerance,
+        vocabulary=vocabulary,
+    )
     new = [item.rule for item in derived.rules]
     others = [
         (place, rule) for rule in new for place, old in enumerate(key_map) if _replaces(rule, old) and rule != old

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from kinfold.documents import decode_document
-from kinfold.errors import KeyMapError
+from kinfold.documents import decode_document, read_document
+from kinfold.errors import KeyMapError, nearest
 
 _WORD = re.compile(r"[vV][0-9]+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")  # v2 is a version, and no value
 _COUNTED = re.compile(r"(?<![A-Za-z])[A-Za-z]{2,}[0-9]+(?![A-Za-z0-9])")
@@ -151,6 +152,48 @@ def standard_vocabulary() -> Vocabulary:
     """The vocabulary that comes with Kinfold."""
     text = files(__package__ or __name__).joinpath("vocabulary.yaml").read_text(encoding="utf-8")
     return Vocabulary(decode_document(text, Table, KeyMapError, place="vocabulary.yaml"))
+
+
+class Additions(msgspec.Struct, forbid_unknown_fields=True):
+    """What a project adds to the table: more phrases for its concepts, in the same form."""
+
+    where: dict[str, list[str]] = {}
+    what: dict[str, list[str]] = {}
+    within: dict[str, dict[str, list[str]]] = {}
+    empty: list[str] = []
+    recomputed: dict[str, str] = {}
+
+
+def extended_vocabulary(path: Path) -> Vocabulary:
+    """The standard vocabulary with the additions of a file.
+
+    Raises:
+        KeyMapError: The file is malformed, or adds to a concept that there is not; lists every fault.
+    """
+    table, more = standard_vocabulary().table, read_document(path, Additions, KeyMapError)
+    concepts = {**table.where, **table.what, **{name: [] for names in table.within.values() for name in names}}
+    named = [*more.where, *more.what, *(name for names in more.within.values() for name in names)]
+    faults = [f"{name!r} is no concept. {nearest(name, concepts)}" for name in named if name not in concepts]
+    faults += [
+        f"{place!r} is no place. {nearest(place, table.within)}" for place in more.within if place not in table.within
+    ]
+    if faults:
+        raise KeyMapError(f"{path} is not as it should be:", faults=faults)
+    within = {place: _added(concepts, more.within.get(place, {})) for place, concepts in table.within.items()}
+    return Vocabulary(
+        msgspec.structs.replace(
+            table,
+            where=_added(table.where, more.where),
+            what=_added(table.what, more.what),
+            within=within,
+            empty=[*table.empty, *more.empty],
+            recomputed={**table.recomputed, **more.recomputed},
+        )
+    )
+
+
+def _added(lists: Mapping[str, list[str]], more: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    return {name: [*lists.get(name, ()), *more.get(name, ())] for name in {**lists, **more}}
 
 
 def _by_phrase(lists: Mapping[Any, list[str]]) -> dict[Words, tuple[Any, ...]]:
