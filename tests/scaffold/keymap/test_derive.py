@@ -157,6 +157,14 @@ class TestMeaninglessNames:
             derived = derive(checkpoint, llama_side(), values=native.__getitem__)
             assert same(loaded(derived, checkpoint), native)
 
+    def test_names_that_mislead_are_outweighed_by_values(self, llama: dict[str, Tensor]) -> None:
+        swapped = {"gate_proj": "up_proj", "up_proj": "gate_proj", "q_proj": "o_proj", "o_proj": "q_proj"}
+        lying = renamed(llama, lambda name: ".".join(swapped.get(part, part) for part in name.split(".")))
+        native = by_hand(llama)
+        derived = derive(lying, llama_side(), values=native.__getitem__)
+        assert same(loaded(derived, lying), native)
+        assert all("the values of both sides agree" in item.evidence for item in derived.rules)
+
     def test_values_of_other_weights_settle_nothing(self, llama: dict[str, Tensor]) -> None:
         native = {name: tensor + 1 for name, tensor in by_hand(llama).items()}
         derived = derive(scrambled(llama), llama_side(), values=native.__getitem__)

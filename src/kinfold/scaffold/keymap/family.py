@@ -106,7 +106,7 @@ class Family:
         if self.project is None:
             raise ProjectError(
                 f"{self.name} is not part of the project at hand, so its loader.py is left alone.",
-                hint="Run this inside the repository that the family is in; --dry-run shows the outcome anywhere.",
+                hint="Run this inside the repository that the family is in.",
             )
         return self.project
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -17,6 +17,8 @@ from kinfold.scaffold.keymap.inference.words import Vocabulary
 
 MOST_PARTS = 4
 
+MOST_SIBLINGS = 16
+"""How many parameters of one module may be tried as parts of a fused one."""
 
 SAID = 4.0
 """How sure it is that a tensor is fused if its name says so, and sizes add up."""
@@ -121,8 +123,10 @@ def _best(scores: Mapping[Fusion, float]) -> dict[Fusion, float]:
     table: dict[tuple[Group, frozenset[Group]], Fusion] = {}
     for fusion in sorted(scores, key=scores.__getitem__):
         table[_whole(fusion), fusion.groups - {_whole(fusion)}] = fusion
-    wholes, parts = (list(dict.fromkeys(side)) for side in zip(*table, strict=True))
-    pairs = {(wholes.index(whole), parts.index(rest)): fusion for (whole, rest), fusion in table.items()}
+    wholes, parts = (
+        {key: number for number, key in enumerate(dict.fromkeys(side))} for side in zip(*table, strict=True)
+    )
+    pairs = {(wholes[whole], parts[rest]): fusion for (whole, rest), fusion in table.items()}
     best = best_pairs({pair: scores[fusion] for pair, fusion in pairs.items()}, len(wholes), len(parts))
     return {pairs[row, column]: margin for row, (column, margin, _) in best.items()}
 
@@ -170,18 +174,35 @@ def _of_side(
         says = [vocabulary.table.fused[name] for name in named]
         for (_, native, places), group in siblings.items():
             if (native, places) == (whole.lists, whole.places):
-                for count in range(2, min(MOST_PARTS, len(group)) + 1):
-                    for chosen in combinations(group, count):
-                        fusion = _fusion(whole, chosen, says, names, forward=forward)
-                        if fusion:
-                            yield fusion
+                for chosen in _choices(whole, group, says):
+                    fusion = _fusion(whole, chosen, says, names, forward=forward)
+                    if fusion:
+                        yield fusion
+
+
+def _choices(whole: _Flat, group: Iterable[_Flat], says: Sequence[Sequence[str]]) -> Iterator[tuple[_Flat, ...]]:
+    """Which of the parts in one module could be the whole together; none where they are too many to tell them apart."""
+    fits = [part for part in group if _could_be_part(part, whole)]
+    for order in says:
+        called = [part for part in fits if part.item.meaning.features & set(order)]
+        if len(called) <= MOST_SIBLINGS:
+            yield from combinations(called, len(order))
+    if not says and len(fits) <= MOST_SIBLINGS:
+        for count in range(2, min(MOST_PARTS, len(fits)) + 1):
+            yield from combinations(fits, count)
+
+
+def _could_be_part(part: _Flat, whole: _Flat) -> bool:
+    """Whether it is a weight as the whole is or a bias as the whole is, and no size is larger."""
+    if {part.item.meaning.leaf, whole.item.meaning.leaf} == {"weight", "bias"}:
+        return False
+    one, other = part.shapes[0], whole.shapes[0]
+    return len(one) == len(other) and all(a <= b for a, b in zip(sorted(one), sorted(other), strict=True))
 
 
 def _fusion(
     whole: _Flat, parts: Sequence[_Flat], says: Sequence[Sequence[str]], names: NameScores, *, forward: bool
 ) -> Fusion | None:
-    if any({part.item.meaning.leaf, whole.item.meaning.leaf} == {"weight", "bias"} for part in parts):
-        return None
     ways = {
         join_of_shapes(shapes, made)
         for *shapes, made in {*zip(*(part.shapes for part in parts), whole.shapes, strict=True)}

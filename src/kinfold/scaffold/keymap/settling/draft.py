@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain
 
 from kinfold.scaffold.keymap.inference.groups import Group
 from kinfold.scaffold.keymap.inference.infer import Decision, Inference
@@ -13,7 +13,7 @@ from kinfold.scaffold.keymap.native import NativeSide
 from kinfold.scaffold.keymap.pairing import Answer, Pairing, Question, RotaryOrder, first_name
 from kinfold.scaffold.keymap.settling.candidates import Candidates
 from kinfold.scaffold.keymap.settling.fused_layouts import fused_questions
-from kinfold.scaffold.keymap.settling.matchings import components, matchings
+from kinfold.scaffold.keymap.settling.matchings import components, find_matchings
 from kinfold.scaffold.keymap.settling.transposing import layers_transposed, settle_squares
 
 MOST_ANSWERS = 5000
@@ -102,23 +102,24 @@ def draft_of(
     fused = [pairing for pairing in plain if pairing.fused]
     settled = [pairing for pairing in plain if not pairing.fused]
     questions += fused_questions(fused, native)
-    known = {group for pairing in decided for group in (*pairing.sources, *pairing.targets)}
+    if fits is not None:  # values outweigh names
+        settled = [_by_values(pairing) for pairing in settled if fits(pairing)]
+        questions = [question for question in (_fitting(question, fits) for question in questions) if question.answers]
+    asked = [pairing for question in questions for answer in question.answers for pairing in answer.pairings]
+    known = {group for pairing in (*settled, *asked) for group in (*pairing.sources, *pairing.targets)}
     sides = all_groups(inference)
     sources, targets = ([group for group in side if group not in known] for side in sides)
     candidates = Candidates(sources, targets, inference.lists, vocabulary)
     edges = list(_possible(candidates, layers_transposed(decided), settled, native, fits))
     for part in components(dict.fromkeys(pairing for pairings in edges for pairing in pairings)):
-        questions.append(_assignment(part, edges, settled, nested=nested, by_values=fits is not None))
+        question = _assignment(part, edges, settled, nested=nested, by_values=fits is not None)
+        questions += [question] if question.answers else []
     if rotary is None and any(first_name(group) in native.turning for group in sides[1]):
         orders = (Answer(rotary="halves"), Answer(rotary="interleaved"))
         questions.append(Question("in which order the rows of queries and keys lie", orders))
     used = {group for pairing in settled for group in (*pairing.sources, *pairing.targets)}
     unused, unfilled = (tuple(group for group in side if group not in used) for side in sides)
-    if fits is not None:
-        questions = [replace(q, answers=tuple(a for a in q.answers if all(map(fits, a.pairings)))) for q in questions]
-    draft = Draft(
-        tuple(settled), tuple(question for question in questions if question.answers), rotary, unused, unfilled
-    )
+    draft = Draft(tuple(settled), tuple(questions), rotary, unused, unfilled)
     return draft.answered({q: q.answers[0] for q in draft.questions if len(q.answers) == 1 and q.complete})
 
 
@@ -155,7 +156,7 @@ def _possible(
     for flag in [False, True] if transposed is None else [transposed]:
         possible = candidates.pairings(native, layers_transposed=flag)
         parts = components(pairing for pairing in possible if fits is None or fits(pairing))
-        found.append([p for part in parts if next(matchings(part, settled), None) is not None for p in part])
+        found.append([pairing for part in parts if find_matchings(part, settled).found for pairing in part])
     most = max(len(_filled(pairings)) for pairings in found)
     yield from (pairings for pairings in found if len(_filled(pairings)) == most)
 
@@ -168,20 +169,30 @@ def _assignment(
     nested: bool,
     by_values: bool,
 ) -> Question:
-    """Which is which of some groups that names do not settle."""
+    """Which is which of some groups that names do not settle; those of which some choice fills all."""
     choices = [[pairing for pairing in part if pairing in set(pairings)] for pairings in possible]
-    ways: list[tuple[Pairing, ...]] = []
+    choices = [choice for choice in choices if _filled(choice) == _filled(part)]
+    ways: dict[tuple[Pairing, ...], None] = {}
+    complete = True
     for nest in [True, False] if nested else [False]:
-        found = chain.from_iterable(matchings(choice, settled, nested=nest) for choice in choices)
-        ways = ways or list(islice((way for way in found if _filled(way) == _filled(part)), MOST_ANSWERS + 1))
+        if not ways:
+            searches = [find_matchings(choice, settled, nested=nest, most=MOST_ANSWERS) for choice in choices]
+            ways = dict.fromkeys(chain.from_iterable(search.found for search in searches))
+            complete = all(search.complete for search in searches)
     shapes = "the only one of its shape" if len(part) == 1 else "the only way in which shapes and modules go together"
     evidence, sure = (BY_VALUES, 1.0) if by_values else (shapes, BY_SHAPE)
-    answers = [
-        Answer(tuple(replace(pairing, evidence=evidence, confidence=sure) for pairing in way))
-        for way in dict.fromkeys(ways)
-    ]
+    answers = [Answer(tuple(replace(pairing, evidence=evidence, confidence=sure) for pairing in way)) for way in ways]
     about = f"which is which of {', '.join(dict.fromkeys(group.text for p in part for group in p.targets))}"
-    return Question(about, tuple(answers[:MOST_ANSWERS]), complete=len(ways) <= MOST_ANSWERS)
+    return Question(about, tuple(answers), complete)
+
+
+def _by_values(pairing: Pairing) -> Pairing:
+    return replace(pairing, evidence=f"{pairing.evidence}; {BY_VALUES}", confidence=1.0)
+
+
+def _fitting(question: Question, fits: Fits) -> Question:
+    """The question with those answers alone whose values go together."""
+    return replace(question, answers=tuple(answer for answer in question.answers if all(map(fits, answer.pairings))))
 
 
 def _filled(pairings: Iterable[Pairing]) -> set[Group]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 from kinfold.scaffold.keymap.inference.groups import Group
 from kinfold.scaffold.keymap.pairing import Pairing, module_of
@@ -38,18 +40,32 @@ def components(pairings: Iterable[Pairing]) -> list[list[Pairing]]:
     return list(found.values())
 
 
-def matchings(
-    pairings: Sequence[Pairing], settled: Iterable[Pairing] = (), *, nested: bool = False
-) -> Iterator[tuple[Pairing, ...]]:
-    """Every choice of pairings that fills each target exactly once, uses no source twice, and keeps modules together.
+@dataclass(frozen=True, slots=True)
+class Matchings:
+    """What a search has found.
+
+    Attributes:
+        found: Choices of pairings.
+        complete: Whether that is all of them.
+    """
+
+    found: tuple[tuple[Pairing, ...], ...]
+    complete: bool
+
+
+def find_matchings(
+    pairings: Sequence[Pairing], settled: Iterable[Pairing] = (), *, nested: bool = False, most: int = 1
+) -> Matchings:
+    """Choices of pairings that fill each target exactly once, use no source twice, and keep modules together.
 
     Weights and biases of one module there are of one module here, laid out alike, and the other way round; so are
-    those of modules that are settled already. The search ends after `MOST_STEPS` steps.
+    those of modules that are settled already.
 
     Args:
         pairings: What could go together.
         settled: What does.
         nested: Whether modules of one layer that stand in one module there have to stand in one here, too.
+        most: How many to look for; the search also ends after `MOST_STEPS` steps.
     """
     by_target: dict[Group, list[Pairing]] = {}
     for pairing in pairings:
@@ -61,7 +77,8 @@ def matchings(
     known: tuple[Modules, Modules] = {}, {}
     for pairing in settled:
         known = _joined(known, search.modules(pairing))
-    yield from search.extended((), *known)
+    found = tuple(islice(search.extended((), *known), most + 1))
+    return Matchings(found[:most], len(found) <= most and not search.gave_up)
 
 
 class _Search:
@@ -72,6 +89,11 @@ class _Search:
         self._by_target = by_target
         self._nested = nested
         self._steps = 0
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether there may be more."""
+        return self._steps > MOST_STEPS
 
     def extended(self, chosen: tuple[Pairing, ...], there: Modules, here: Modules) -> Iterator[tuple[Pairing, ...]]:
         """Every matching that begins with what is chosen, given what modules have become so far."""
