@@ -232,6 +232,14 @@ def test_transformers_is_no_reference_for_what_it_cannot_load(project: Project, 
         run("keymap", "derive", "x", "--checkpoint", checkpoint, "--against", "transformers")
 
 
+def test_another_size_needs_an_arch_first(project: Project, hf: Path, tiny_checkpoint: Callable[..., Path]) -> None:
+    larger = tiny_checkpoint("llama", intermediate_size=128)
+    for command in ("derive", "diff", "regen"):
+        result = run("keymap", command, "x", "--checkpoint", larger)
+        assert result.exit_code == 1
+        assert "add an arch with its sizes to x first" in result.output
+
+
 def test_a_project_teaches_its_own_words(project: Project, hf: Path, tmp_path: Path) -> None:
     german = {"q_proj": "frage", "k_proj": "schluessel", "v_proj": "wert", "o_proj": "ergebnis", "self_attn": "blick"}
     named = renamed(tensors_of(hf), lambda name: ".".join(german.get(part, part) for part in name.split(".")))

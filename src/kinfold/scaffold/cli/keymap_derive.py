@@ -47,16 +47,19 @@ def command(
         derived = derive(checkpoint, native, **evidence(family, path, **options))
         known = family.explains(checkpoint, native) if layout is None else None
         layout = layout or _layout(family, checkpoint)
+        hint = None if derived.complete else family.size_hint(checkpoint, native)
     writes = derived.complete and known is None
     transaction = added_map(family, layout, [item.rule for item in derived.rules]) if writes else None
     diff = transaction.diff() if transaction and dry_run else ""
     if transaction and not dry_run:
         transaction.commit()
     if as_json:
-        click.echo(json.dumps({**as_data(derived), "map": layout, "explained_by": known, "diff": diff}, indent=2))
+        click.echo(
+            json.dumps({**as_data(derived), "map": layout, "explained_by": known, "hint": hint, "diff": diff}, indent=2)
+        )
     else:
         report(derived)
-        click.echo(diff, nl=False)
+        click.echo(diff or (f"{hint}\n" if hint else ""), nl=False)
         if known is not None:
             click.echo(f"{family.name} loads this checkpoint already, by its key map {known}; nothing was written.")
         elif transaction and not dry_run:

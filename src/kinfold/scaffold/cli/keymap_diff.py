@@ -33,6 +33,7 @@ def command(family_name: str, path: Path, layout: str | None, arch: str | None, 
         bound = family.key_map(layout).bind(native.config)
         drift = find_drift(bound, checkpoint.manifest, native.manifest)
         certificate = certify(bound, checkpoint.manifest, native.manifest)
+        hint = family.size_hint(checkpoint, native)
     sentences = drift.sentences or list(certificate.faults)
     if as_json:
         click.echo(json.dumps({"map": layout, "explained": certificate.holds, "differences": sentences}, indent=2))
@@ -42,5 +43,6 @@ def command(family_name: str, path: Path, layout: str | None, arch: str | None, 
         click.echo(f"Against the key map {layout}:")
         for sentence in sentences:
             click.echo(f"  {sentence}")
-        click.echo(f"To bring it up to date: scaffold keymap regen {family_name} --checkpoint {path} --map {layout}")
+        update = f"To bring it up to date: scaffold keymap regen {family_name} --checkpoint {path} --map {layout}"
+        click.echo(hint or update)
     sys.exit(0 if certificate.holds else 1)

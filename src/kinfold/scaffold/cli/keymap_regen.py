@@ -50,6 +50,7 @@ def command(
             elsewhere=family.parameter_names(),
             **evidence(family, path, **options),
         )
+        hint = None if outcome.complete else family.size_hint(checkpoint, native)
     transaction = edited_map(family, layout, outcome) if outcome.complete else None
     diff = transaction.diff() if transaction else ""
     if transaction and not dry_run:
@@ -61,7 +62,7 @@ def command(
         _report(outcome, diff)
         if not outcome.complete:
             report_open(outcome.derived)
-            click.echo("Nothing was written.")
+            click.echo(f"{hint}\nNothing was written." if hint else "Nothing was written.")
     sys.exit(0 if outcome.complete else 1)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from kinfold.checkpoint import Checkpoint
+from kinfold.checkpoint import Checkpoint, Manifest
 from kinfold.converter import NATIVE
 from kinfold.errors import ProjectError, RegistryError, nearest
 from kinfold.keymap import KeyMap
@@ -16,6 +16,9 @@ from kinfold.registry import families
 from kinfold.scaffold.keymap.inference.words import Vocabulary, extended_vocabulary, standard_vocabulary
 from kinfold.scaffold.keymap.native import FamilySide
 from kinfold.scaffold.project import STATE_FOLDER, Project, find_project
+
+MUCH = 0.02
+"""By how much of its size a checkpoint may differ from its arch: by copies, and by what is recomputed."""
 
 VOCABULARY = Path(STATE_FOLDER, "vocabulary.yaml")
 
@@ -58,16 +61,26 @@ class Family:
         archs = self.loader.config_loader.archs
         if arch is not None:
             return FamilySide(self.loader.factory, archs.get(arch))
-        there = sum(info.numel for info in checkpoint.manifest.values())
+        there = _numel(checkpoint.manifest)
         best, least = None, inf
         for name in archs.names():
             side = FamilySide(self.loader.factory, archs.get(name))
-            apart = abs(sum(info.numel for info in side.manifest.values()) - there)
+            apart = abs(_numel(side.manifest) - there)
             if apart < least:
                 best, least = side, apart
         if best is None:
             raise RegistryError(f"{self.name} has no arch.")
         return best
+
+    def size_hint(self, checkpoint: Checkpoint, native: FamilySide) -> str | None:
+        """What to do if the checkpoint is of a size that no arch has; None if it is not by much."""
+        there, here = _numel(checkpoint.manifest), _numel(native.manifest)
+        if abs(there - here) <= MUCH * max(there, here):
+            return None
+        return (
+            f"The checkpoint has {there:,} values, the arch that comes nearest {here:,}: if it is of another size, "
+            f"add an arch with its sizes to {self.name} first."
+        )
 
     def parameter_names(self) -> set[str]:
         """The names of the parameters of all archs."""
@@ -122,3 +135,7 @@ def open_family(name: str) -> Family:
     if project is None or not file.is_relative_to(project.root.resolve()):
         return Family(name, loader, None, file)
     return Family(name, loader, project, file.relative_to(project.root.resolve()))
+
+
+def _numel(manifest: Manifest) -> int:
+    return sum(info.numel for info in manifest.values())

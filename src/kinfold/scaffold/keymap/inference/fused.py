@@ -17,7 +17,7 @@ from kinfold.scaffold.keymap.inference.words import Vocabulary
 
 MOST_PARTS = 4
 
-MOST_SIBLINGS = 16
+MOST_SIBLINGS = 12
 """How many parameters of one module may be tried as parts of a fused one."""
 
 SAID = 4.0
