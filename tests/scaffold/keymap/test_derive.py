@@ -76,6 +76,16 @@ def test_fused_projections_as_phi_3_has_them(tiny_checkpoint: Tiny) -> None:
     assert all(torch.equal(found[name], part) for name, part in zip(names, (q, k, v), strict=True))
 
 
+def test_one_key_value_head_leaves_no_turns_to_choose_from(tiny_checkpoint: Tiny) -> None:
+    folder = tiny_checkpoint("phi3", rms_norm_eps=1e-6, sliding_window=None, num_key_value_heads=1)
+    plain, side = InMemory(tensors_of(folder)), llama_side(num_kv_heads=1)
+    strange = renamed(
+        plain.tensors, lambda name: name.replace("qkv_proj", "fused_qkv").replace("gate_up", "fused_gate_up")
+    )
+    derived = derive(strange, side, reference=read_reference(folder / "reference.safetensors"))
+    assert same(loaded(derived, strange), loaded(derive(plain, side), plain))
+
+
 def test_a_fused_layout_that_no_code_base_is_known_for_is_open(llama: dict[str, Tensor]) -> None:
     fused = {name: tensor for name, tensor in llama.items() if "_proj" not in name or "self_attn" not in name}
     prefix = "model.layers.{}.self_attn"

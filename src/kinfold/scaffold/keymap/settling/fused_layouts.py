@@ -78,10 +78,11 @@ def _own_hole(pairing: Pairing) -> int:
 
 
 def _heads(pairing: Pairing, native: NativeSide) -> Iterator[Size]:
-    """The number of key-value heads, if queries and keys are among the parts."""
+    """The number of key-value heads, if queries and keys are among the parts, and it is more than one."""
     turning = [first_name(group) for group in _parts(pairing) if first_name(group) in native.turning]
-    if len(turning) > 1:
-        yield native.heads(min(turning, key=lambda name: native.turning[name].heads))
+    fewest = min(turning, key=lambda name: native.turning[name].heads, default="")
+    if len(turning) > 1 and native.turning[fewest].heads > 1:
+        yield native.heads(fewest)
 
 
 def _parts(pairing: Pairing) -> tuple[Group, ...]:
