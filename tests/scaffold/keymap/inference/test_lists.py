@@ -11,7 +11,7 @@ from kinfold.scaffold.keymap.inference.words import standard_vocabulary
 D, F = 8, 12
 
 
-def manifest(shapes: dict[str, tuple[int, ...]], numbers: range = range(3)) -> Manifest:
+def manifest(shapes: dict[str, tuple[int, ...]], numbers: range = range(3)) -> dict[str, TensorInfo]:
     """The tensors of these patterns, `#` standing for each number."""
     return {
         pattern.replace("#", str(number)): TensorInfo(shape, "float32", "float32")
@@ -40,21 +40,24 @@ def test_names_tell_an_encoder_from_a_decoder_of_as_many_layers() -> None:
     assert aligned(source, target).there == {"enc.blocks.": "encoder.layers.", "dec.blocks.": "decoder.layers."}
 
 
+ONE = {
+    "layers.#.attn.q_proj.weight": (D, D), "layers.#.attn.k_proj.weight": (D, D),
+    "layers.#.fc1.weight": (F, D), "layers.#.fc2.weight": (D, F),
+}  # fmt: skip
+SEVERAL = {
+    "attns.#.q_proj.weight": (D, D), "attns.#.k_proj.weight": (D, D),
+    "ffns.#.fc1.weight": (F, D), "ffns.#.fc2.weight": (D, F),
+}  # fmt: skip
+
+
 def test_what_is_in_several_lists_there_may_be_in_one_here() -> None:
-    source = manifest(
-        {"attns.#.q_proj.weight": (D, D), "attns.#.k_proj.weight": (D, D), "ffns.#.fc1.weight": (F, D), "ffns.#.fc2.weight": (D, F)}  # noqa: E501
-    )  # fmt: skip
-    target = manifest(
-        {"layers.#.attn.q_proj.weight": (D, D), "layers.#.attn.k_proj.weight": (D, D), "layers.#.fc1.weight": (F, D), "layers.#.fc2.weight": (D, F)}  # noqa: E501
-    )  # fmt: skip
+    source, target = manifest(SEVERAL), manifest(ONE)
     assert aligned(source, target).there == {"attns.": "layers.", "ffns.": "layers."}
     assert decided(source, target)["layers.1.fc2.weight"] == "ffns.1.fc2.weight"
 
 
 def test_and_what_is_in_one_list_there_in_several_here() -> None:
-    there = {"attns.#.q_proj.weight": (D, D), "attns.#.k_proj.weight": (D, D), "ffns.#.fc1.weight": (F, D), "ffns.#.fc2.weight": (D, F)}  # noqa: E501  # fmt: skip
-    here = {"layers.#.attn.q_proj.weight": (D, D), "layers.#.attn.k_proj.weight": (D, D), "layers.#.fc1.weight": (F, D), "layers.#.fc2.weight": (D, F)}  # noqa: E501  # fmt: skip
-    assert decided(manifest(here), manifest(there))["ffns.2.fc1.weight"] == "layers.2.fc1.weight"
+    assert decided(manifest(ONE), manifest(SEVERAL))["ffns.2.fc1.weight"] == "layers.2.fc1.weight"
 
 
 def test_a_list_of_another_length_is_no_partner() -> None:
@@ -71,11 +74,12 @@ def test_numbers_that_start_elsewhere_may_also_run_backwards_and_stay_open() -> 
 
 def test_shapes_show_that_they_run_upwards() -> None:
     """Where `conv1` is known to be `layer.0`, and `conv2` `layer.1`, `bn1` is what stands beside them."""
-    source = manifest({"stem.conv1.weight": (D, D, 1), "stem.conv2.weight": (D, D, 3), "stem.bn#.weight": (D,)}, range(1, 3))
-    target = manifest(
-        {"stem.layer.0.convolution.weight": (D, D, 1), "stem.layer.1.convolution.weight": (D, D, 3), "stem.layer.#.normalization.weight": (D,)},  # noqa: E501
-        range(2),
-    )  # fmt: skip
+    norms = (
+        manifest({"stem.bn#.weight": (D,)}, range(1, 3)),
+        manifest({"stem.layer.#.normalization.weight": (D,)}, range(2)),
+    )
+    source = norms[0] | manifest({"stem.conv1.weight": (D, D, 1), "stem.conv2.weight": (D, D, 3)})
+    target = norms[1] | manifest({f"stem.layer.{n}.convolution.weight": (D, D, 1 + 2 * n) for n in range(2)})
     assert decided(source, target) == {
         "stem.layer.0.convolution.weight": "stem.conv1.weight",
         "stem.layer.1.convolution.weight": "stem.conv2.weight",

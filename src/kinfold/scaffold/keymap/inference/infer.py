@@ -218,6 +218,8 @@ def _unique(pairs: Iterable[Pair]) -> set[Pair]:
 
 def _assign(scores: Scores, relations: Mapping[Pair, Relation]) -> list[Decision]:
     """The pairs with the largest total score, each part of the graph of what can go together on its own."""
+    times = Counter(group for pair in scores for group in pair)
+    scores = {pair: score for pair, score in scores.items() if score > 0}  # no other pair can be worth it
     decisions = []
     for sources, targets in components(scores):
         rows = {group: number for number, group in enumerate(sources)}
@@ -230,7 +232,8 @@ def _assign(scores: Scores, relations: Mapping[Pair, Relation]) -> list[Decision
             alternatives = close if margin < SURE else []
             if other is not None and margin < SURE and targets[other] not in alternatives:
                 alternatives.append(targets[other])
-            evidence = "the only one of its shape" if len(table) == 1 else f"by name and neighbours, {margin:.1f} ahead"
+            alone = times[pair[0]] == times[pair[1]] == 1
+            evidence = "the only one of its shape" if alone else f"by name and neighbours, {margin:.1f} ahead"
             decisions.append(Decision((pair[0],), (pair[1],), relations[pair], margin, evidence, tuple(alternatives)))
     return decisions
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from functools import lru_cache
 
 from kinfold.scaffold.keymap.inference.described import Described, Turn, aligned_turns
@@ -55,34 +55,44 @@ class Together:
         self._pairs = frozenset(pairs)
         self._turns = [{item.group: item.turns for item in side} for side in (there, here)]
         self._held = [Counter(module for group in side for module in _modules(group.text)) for side in self._turns]
-        self._counted: dict[str, set[bool]] = defaultdict(set)
+        self._partners: dict[Group, list[Group]] = defaultdict(list)
         self._common: dict[str, Counter[str]] = defaultdict(Counter)
+        self._upwards: dict[str, list[tuple[Group, Group]]] = defaultdict(list)
+        self._not_upwards: set[str] = set()
         self._called: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
         self._names: tuple[dict[str, set[tuple[str, str]]], ...] = (defaultdict(set), defaultdict(set))
+        self._places: dict[tuple[str, str], tuple[_Places, _Places]] = {}
         for pair in self._pairs:
             self._learn(*pair)
 
     def _learn(self, a: Group, b: Group) -> None:
-        for one, other in self._counting_otherwise(a, b):
-            for before in (one.before, other.before):
-                self._counted[before].add(one.number == other.number)
+        self._partners[a].append(b)
+        self._partners[b].append(a)
         for module in _modules(a.text):
             self._common[module].update(_modules(b.text))
+        for one, other in self._counting_otherwise(a, b):
+            for before in (one.before, other.before):
+                if one.number == other.number:
+                    self._upwards[before].append((a, b))
+                else:
+                    self._not_upwards.add(before)
         (outer, name), (other_outer, other_name) = _local(a.text), _local(b.text)
         self._called[name, other_name].add((outer, other_outer))
         self._names[0][name].add((outer, other_outer))
         self._names[1][other_name].add((outer, other_outer))
 
     def __call__(self, a: Group, b: Group) -> float:
-        """The score of a pair by what else is in their modules; the pair itself does not count."""
+        """The score of a pair by what else was paired; what either of the two was paired with does not count."""
         if not self._pairs:
             return 0.0
         return self._near(a, b) + ANALOGY * self._analogy(a, b) + self._confirmed(a, b)
 
     def _near(self, a: Group, b: Group) -> float:
         """In which part what else their modules hold goes together."""
-        own = (a, b) in self._pairs
         modules, others = _modules(a.text), _modules(b.text)
+        if not any(module in self._common for module in modules):
+            return 0.0
+        own = {(a, other) for other in self._partners.get(a, ())} | {(other, b) for other in self._partners.get(b, ())}
         score = 0.0
         for level, weight in enumerate(TOGETHER):
             outwards = slice(level, level + 1 + level)
@@ -90,8 +100,10 @@ class Together:
             score += weight * max(parts, default=0.0)
         return score
 
-    def _part(self, there: str, here: str, own: bool) -> float:
-        common = self._common[there][here] - own if there in self._common else 0
+    def _part(self, there: str, here: str, own: Iterable[tuple[Group, Group]]) -> float:
+        common = self._common[there][here] if there in self._common else 0
+        if common:
+            common -= sum(there in _modules(one.text) and here in _modules(other.text) for one, other in own)
         return min(1.0, common / (max(self._held[0][there], self._held[1][here]) - 1)) if common > 0 else 0.0
 
     def _confirmed(self, a: Group, b: Group) -> float:
@@ -99,7 +111,12 @@ class Together:
         return sum(
             (TURN - OTHER_FIRST) * (1 if one.number == other.number else -1)
             for one, other in self._counting_otherwise(a, b)
-            if {True} in (self._counted.get(one.before), self._counted.get(other.before))
+            if self._goes_upwards(one.before, a, b) or self._goes_upwards(other.before, a, b)
+        )
+
+    def _goes_upwards(self, before: str, a: Group, b: Group) -> bool:
+        return before not in self._not_upwards and any(
+            one is not a and other is not b for one, other in self._upwards.get(before, ())
         )
 
     def _counting_otherwise(self, a: Group, b: Group) -> list[tuple[Turn, Turn]]:
@@ -111,9 +128,27 @@ class Together:
     def _analogy(self, a: Group, b: Group) -> float:
         """In which part of the other modules that hold one of these two the other one goes with it."""
         (outer, name), (other_outer, other_name) = _local(a.text), _local(b.text)
-        own = {(outer, other_outer)}
-        same = self._called.get((name, other_name), own) - own
-        return len(same) / len((self._names[0][name] | self._names[1][other_name]) - own) if same else 0.0
+        called = self._called.get((name, other_name))
+        if called is None:
+            return 0.0
+        if (name, other_name) not in self._places:
+            either = self._names[0][name] | self._names[1][other_name]
+            self._places[name, other_name] = _Places(called), _Places(either)
+        same, either = (places.elsewhere(outer, other_outer) for places in self._places[name, other_name])
+        return same / either if same else 0.0
+
+
+class _Places:
+    """Pairs of modules."""
+
+    def __init__(self, pairs: Collection[tuple[str, str]]) -> None:
+        self._pairs = pairs
+        self._there = Counter(there for there, _ in pairs)
+        self._here = Counter(here for _, here in pairs)
+
+    def elsewhere(self, there: str, here: str) -> int:
+        """How many of the pairs have neither of two modules."""
+        return len(self._pairs) - self._there[there] - self._here[here] + ((there, here) in self._pairs)
 
 
 @lru_cache(1 << 14)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
-from kinfold.scaffold.keymap.inference.fused import MOST_PARTS, join_of_shapes
+from kinfold.scaffold.keymap.inference.fused import MOST_PARTS, MOST_SIBLINGS, join_of_shapes
 from kinfold.scaffold.keymap.inference.groups import Group
 from kinfold.scaffold.keymap.inference.relations import Relation, relate
 from kinfold.scaffold.keymap.inference.words import Vocabulary
@@ -62,7 +62,8 @@ class Candidates:
                 if whole in fitting:
                     continue
                 for group in siblings.values():
-                    for count in range(2, min(MOST_PARTS, len(group)) + 1):
+                    most = MOST_PARTS if len(group) <= MOST_SIBLINGS else 2
+                    for count in range(2, min(most, len(group)) + 1):
                         for chosen in combinations(group, count):
                             pairing = self._joined(whole, chosen, forward=forward)
                             if pairing is not None:
