@@ -38,7 +38,8 @@ def without_doubtful(
     """Both sides without what numbers in names say (`fc1`, `w3`), where it cannot be true.
 
     Names that differ in the number are believed together. They are not if they do not count without gaps, or if of one
-    of them nothing fits that the other side calls so, or if one would be transposed and another one not.
+    of them nothing fits that the other side calls so, or if one would be transposed and another one not. Nor are three
+    or more that fit in any order: some write w2(silu(w1(x)) * w3(x)), others w3(silu(w1(x)) * w2(x)).
 
     Args:
         there: The foreign groups.
@@ -104,7 +105,7 @@ def _holds(
     fused: Collection[str],
 ) -> bool:
     numbers = sorted(numbered.number for numbered in family)
-    if numbers != list(range(1, len(numbers) + 1)):
+    if numbers != list(range(1, len(numbers) + 1)) or _fit_in_any_order(family, others, fits):
         return False
     kinds: set[str] = {"same", "transpose", "reshape"}
     for numbered in family:
@@ -114,6 +115,21 @@ def _holds(
             return False
         if found and "any" not in found:
             kinds &= found
+    return bool(kinds)
+
+
+def _fit_in_any_order(
+    family: Sequence[_Numbered], others: Sequence[Described], fits: Mapping[tuple[Group, Group], str]
+) -> bool:
+    """Whether there are three or more, and each fits in one way what the other side calls as any of them."""
+    if len(family) < 3:
+        return False
+    kinds: set[str] = {"same", "transpose", "reshape"}
+    for meant in family:
+        called = [other.group for other in others if meant.concepts <= other.meaning.features]
+        for numbered in family:
+            found = {kind for other in called if (kind := fits.get((numbered.item.group, other)))}
+            kinds &= kinds if "any" in found else found
     return bool(kinds)
 
 
