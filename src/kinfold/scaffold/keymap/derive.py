@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from kinfold.checkpoint import Checkpoint
 from kinfold.keymap import Certificate, KeyMap, certify
+from kinfold.keymap.plan import Read
 from kinfold.keymap.rules import Rule
 from kinfold.scaffold.keymap.inference.groups import Group
 from kinfold.scaffold.keymap.inference.infer import Inference, infer
@@ -15,7 +15,7 @@ from kinfold.scaffold.keymap.inference.words import Vocabulary, standard_vocabul
 from kinfold.scaffold.keymap.leftovers import explain_leftovers, explain_padding
 from kinfold.scaffold.keymap.native import FamilySide, NativeSide
 from kinfold.scaffold.keymap.numbered import merge_numbered
-from kinfold.scaffold.keymap.pairing import Question, RotaryOrder, first_name
+from kinfold.scaffold.keymap.pairing import Question, RotaryOrder
 from kinfold.scaffold.keymap.prior import Prior
 from kinfold.scaffold.keymap.rules import rule_of
 from kinfold.scaffold.keymap.settling.conventions import rotary_convention
@@ -24,11 +24,6 @@ from kinfold.scaffold.keymap.settling.parity import Trial, settle_by_parity
 from kinfold.scaffold.keymap.settling.values import Conversions, Values
 from kinfold.scaffold.prove.reference import Reference
 from kinfold.scaffold.spec.config_keys import GGUF_ROTARY_PAIRS
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Read = Callable[[str], "Tensor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +130,7 @@ def _derived(trial: Trial, checkpoint: Checkpoint, native: NativeSide, vocabular
     order = draft.rotary[0] if draft.rotary else "halves"
     place = {name: number for number, name in enumerate(native.manifest)}
     pairings = sorted(
-        merge_numbered(draft.pairings), key=lambda pairing: min(place[first_name(group)] for group in pairing.targets)
+        merge_numbered(draft.pairings), key=lambda pairing: min(place[group.first_name] for group in pairing.targets)
     )
     rules = [DerivedRule(rule_of(pairing, native, order), pairing.evidence, pairing.confidence) for pairing in pairings]
     unused, unfilled = list(draft.unused), list(draft.unfilled)
@@ -149,7 +144,7 @@ def _derived(trial: Trial, checkpoint: Checkpoint, native: NativeSide, vocabular
     rules += [DerivedRule(rule, evidence, 1.0) for rule, evidence in explained]
     key_map = KeyMap(*(derived.rule for derived in rules))
     certificate = certify(key_map.bind(native.config), checkpoint.manifest, native.manifest)
-    turns = any(first_name(group) in native.turning for pairing in pairings for group in pairing.targets)
+    turns = any(native.turns(group) for pairing in pairings for group in pairing.targets)
     return Derived(
         tuple(rules),
         draft.questions,

@@ -10,22 +10,7 @@ from kinfold.checkpoint.manifest import Manifest
 from kinfold.keymap import BoundKeyMap
 from kinfold.scaffold.keymap.inference.groups import Group
 from kinfold.scaffold.keymap.inference.infer import Decision, infer
-from kinfold.scaffold.keymap.rules import hole_names
-
-
-@dataclass(frozen=True, slots=True)
-class Translation:
-    """Tensors as a key map expects them, and what a checkpoint has in their place.
-
-    Attributes:
-        there: The groups of the checkpoint.
-        expected: The groups that the map takes.
-        decision: How they go together.
-    """
-
-    there: tuple[Group, ...]
-    expected: tuple[Group, ...]
-    decision: Decision
+from kinfold.scaffold.keymap.rules import named
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +18,13 @@ class Drift:
     """How a checkpoint differs from what a key map takes.
 
     Attributes:
-        moved: What stands elsewhere, or in another form.
+        moved: What stands elsewhere, or in another form: from the checkpoint to what the map takes.
         reshaped: What has its name still, but another shape: what there is, and what was expected.
         new: Groups that the map does not know.
         gone: Groups that the map takes and the checkpoint lacks.
-        sentences: All of it, in the words of a person.
     """
 
-    moved: tuple[Translation, ...]
+    moved: tuple[Decision, ...]
     reshaped: tuple[tuple[Group, Group], ...]
     new: tuple[Group, ...]
     gone: tuple[Group, ...]
@@ -72,26 +56,17 @@ def find_drift(key_map: BoundKeyMap, source: Manifest, target: Manifest) -> Drif
     inference = infer(source, expected)
     reshaped = [(a, b) for a in inference.unused for b in inference.unfilled if a.text == b.text]
     known = {group for pair in reshaped for group in pair}
-    moved = [
-        Translation(decision.sources, decision.targets, decision)
-        for decision in inference.decisions
-        if decision.sure and not _unchanged(decision, same)
-    ]
-    unsure = [decision for decision in inference.decisions if not decision.sure and not _unchanged(decision, same)]
+    changed = [decision for decision in inference.decisions if not _unchanged(decision, same)]
+    unsure = [decision for decision in changed if not decision.sure]
     new = [*inference.unused, *(group for decision in unsure for group in decision.sources)]
     gone = [*inference.unfilled, *(group for decision in unsure for group in decision.targets)]
     explained = same | (dropped - set(expected))
     return Drift(
-        tuple(moved),
+        tuple(decision for decision in changed if decision.sure),
         tuple(reshaped),
         tuple(group for group in new if group not in known and not _names(group) <= explained),
         tuple(group for group in gone if group not in known and not _names(group) <= same),
     )
-
-
-def named(group: Group) -> str:
-    """The pattern of a group with names for its holes."""
-    return group.pattern(hole_names(group.lists))
 
 
 def _unchanged(decision: Decision, same: set[str]) -> bool:
@@ -103,18 +78,18 @@ def _names(group: Group) -> set[str]:
     return {group.name(place) for place in group.tensors}
 
 
-def _moves(moved: Iterable[Translation]) -> Iterator[str]:
+def _moves(moved: Iterable[Decision]) -> Iterator[str]:
     renames: dict[tuple[str, str], list[tuple[Group, Group]]] = {}
     for move in moved:
-        if len(move.there) + len(move.expected) > 2 or move.decision.relation.over:
+        if len(move.sources) + len(move.targets) > 2 or move.relation.over:
             yield _regrouped(move)
             continue
-        there, expected = move.there[0], move.expected[0]
+        there, expected = move.sources[0], move.targets[0]
         for change in _differences(named(expected), named(there)):
             renames.setdefault(change, []).append((there, expected))
-        if move.decision.relation.kind == "transpose":
+        if move.relation.kind == "transpose":
             yield f"`{named(there)}` is transposed now: {there.shape} where {expected.shape} was"
-        elif move.decision.relation.kind == "reshape":
+        elif move.relation.kind == "reshape":
             yield f"`{named(there)}` has the shape {there.shape} now, where {expected.shape} was"
     for (old, new), pairs in renames.items():
         yield _rename(old, new, pairs)
@@ -132,16 +107,16 @@ def _rename(old: str, new: str, pairs: Sequence[tuple[Group, Group]]) -> str:
     return f"`{old}` is called `{new}` now, {example}"
 
 
-def _regrouped(move: Translation) -> str:
+def _regrouped(move: Decision) -> str:
     """What was one and is several, or the other way round."""
-    over = move.decision.relation.over
-    there, expected = (" and ".join(f"`{named(group)}`" for group in side) for side in (move.there, move.expected))
-    if len(move.expected) > 1:
+    over = move.relation.over
+    there, expected = (" and ".join(f"`{named(group)}`" for group in side) for side in (move.sources, move.targets))
+    if len(move.targets) > 1:
         return f"{expected} became one tensor, {there}" + (", stacked" if over < 0 else "")
-    if len(move.there) > 1:
+    if len(move.sources) > 1:
         return f"{expected} came apart: {there} where one tensor was"
     number = len(
-        {place[abs(over) - 1] for group in (move.there if over > 0 else move.expected) for place in group.tensors}
+        {place[abs(over) - 1] for group in (move.sources if over > 0 else move.targets) for place in group.tensors}
     )
     if over > 0:
         return f"{expected} came apart: {number} tensors {there} where one stacked tensor was"

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from kinfold.keymap import drop, pad, tie, unpad
+from kinfold.keymap.plan import Read
 from kinfold.keymap.rules import Rule
 from kinfold.scaffold.keymap.inference.groups import Group
 from kinfold.scaffold.keymap.inference.words import Vocabulary
 from kinfold.scaffold.keymap.native import NativeSide
-from kinfold.scaffold.keymap.pairing import first_name
-from kinfold.scaffold.keymap.rules import hole_names
+from kinfold.scaffold.keymap.rules import named
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Read = Callable[[str], "Tensor"]
 Explained = tuple[Rule, str]
 """A rule, and what speaks for it."""
 
@@ -46,13 +41,10 @@ def explain_leftovers(
     explained, left = [], []
     for group in unused:
         reason = vocabulary.why_recomputed(group.text)
-        original = next((other for other in used if _repeats(group, other, read)), None)
-        pattern = group.pattern(hole_names(group.lists))
         if reason is not None:
-            explained.append((drop(pattern, reason=reason), "by name"))
-        elif original is not None:
-            repeated = original.pattern(hole_names(original.lists))
-            explained.append((tie(pattern, to=repeated), "the same values"))
+            explained.append((drop(named(group), reason=reason), "by name"))
+        elif original := next((other for other in used if _repeats(group, other, read)), None):
+            explained.append((tie(named(group), to=named(original)), "the same values"))
         else:
             left.append(group)
     return explained, left
@@ -67,13 +59,13 @@ def explain_padding(
         fitting = [source for source in unused if _differ_in_rows(source, target, vocabulary)]
         if len(fitting) != 1 or len(target.tensors) > 1:
             continue
-        (source,), name = fitting, first_name(target)
+        (source,) = fitting
         rows, size = source.shape[0], target.shape[0]
-        called = native.size(name, 0)
+        called = native.size(target.first_name, 0)
         if rows < size:
             rule = pad(source.text, target.text, size=rows, padded=called)
             found.append(Padded(source, target, rule, f"{rows} rows, filled up to {size} with zeros"))
-        elif not read(first_name(source))[size:].any():
+        elif not read(source.first_name)[size:].any():
             rule = unpad(source.text, target.text, padded=rows, size=called)
             found.append(Padded(source, target, rule, f"the last {rows - size} of {rows} rows are zeros"))
     return found

@@ -17,6 +17,7 @@ from kinfold.errors import ConfigError
 from kinfold.keymap.rules import Size
 from kinfold.loader import CreateModel, model_manifest
 from kinfold.nn import Rotary
+from kinfold.scaffold.keymap.inference.groups import Group
 
 _HEADS = -1
 """In place of a dimension: the number of heads of a parameter that turns."""
@@ -60,6 +61,10 @@ class NativeSide:
     def heads(self, name: str) -> Size:
         """What the number of heads of a parameter that turns is called."""
         return self.turning[name].heads
+
+    def turns(self, group: Group) -> bool:
+        """Whether rotary positions turn the parameters of a group."""
+        return group.first_name in self.turning
 
     def fields_of(self, number: int) -> list[str]:
         """The fields of the config that have this number."""

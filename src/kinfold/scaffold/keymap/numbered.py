@@ -28,13 +28,13 @@ def merge_numbered(pairings: Iterable[Pairing]) -> list[Pairing]:
 
 def _number(pairing: Pairing) -> int | None:
     """The first number in the names of a pairing, if it is the same in all of them."""
-    found = {match[0] if (match := _NUMBER.search(group.text)) else None for group in _groups(pairing)}
+    found = {match[0] if (match := _NUMBER.search(group.text)) else None for group in pairing.groups}
     (number, *others) = found
     return None if others or number is None else int(number)
 
 
 def _texts(pairing: Pairing) -> tuple[str, ...]:
-    return tuple(_NUMBER.sub("#", group.text, count=1) for group in _groups(pairing))
+    return tuple(_NUMBER.sub("#", group.text, count=1) for group in pairing.groups)
 
 
 def _merged(members: Sequence[tuple[int, Pairing]]) -> Pairing:
@@ -73,7 +73,3 @@ def _place(group: Group) -> int:
     """How many holes stand in front of the first number of a name."""
     match = _NUMBER.search(group.text)
     return group.text[: match.start()].count("{}") if match else 0
-
-
-def _groups(pairing: Pairing) -> tuple[Group, ...]:
-    return (*pairing.sources, *pairing.targets)

@@ -36,9 +36,14 @@ class Pairing:
     confidence: float = 1.0
 
     @property
+    def groups(self) -> tuple[Group, ...]:
+        """Those of both sides."""
+        return (*self.sources, *self.targets)
+
+    @property
     def fused(self) -> bool:
         """Whether one tensor there is several here, or the other way round."""
-        return len(self.sources) + len(self.targets) > 2
+        return len(self.groups) > 2
 
     def __str__(self) -> str:
         there, here = (", ".join(group.text for group in side) for side in (self.sources, self.targets))
@@ -81,8 +86,3 @@ class Question:
 def module_of(group: Group) -> str:
     """The module that a parameter is of: its name without the last segment."""
     return group.text.rpartition(".")[0]
-
-
-def first_name(group: Group) -> str:
-    """The name of the first tensor of a group."""
-    return group.name(min(group.tensors))

@@ -9,7 +9,7 @@ from kinfold.keymap.ops import Op
 from kinfold.keymap.rules import Rule
 from kinfold.scaffold.keymap.diff import Drift
 from kinfold.scaffold.keymap.native import NativeSide
-from kinfold.scaffold.keymap.pairing import Pairing, RotaryOrder, first_name
+from kinfold.scaffold.keymap.pairing import Pairing, RotaryOrder
 from kinfold.scaffold.keymap.rules import rule_of
 from kinfold.scaffold.keymap.settling.draft import Draft
 
@@ -31,15 +31,15 @@ class Prior:
         self._native = native
         self._givers = {target.text: rule for rule in key_map for target in rule.targets}
         self._called = {
-            move.there[0].text: move.expected[0].text
+            move.sources[0].text: move.targets[0].text
             for move in drift.moved
-            if len(move.there) == len(move.expected) == 1 and not move.decision.relation.over
+            if len(move.sources) == len(move.targets) == 1 and not move.relation.over
         }
 
     def settle(self, draft: Draft) -> Draft:
         """Settle each question of which a single answer is what the map has; in which order rows lie comes last."""
         for question in sorted(draft.questions, key=lambda question: question.answers[0].rotary is not None):
-            turning = [pairing for pairing in draft.pairings if self._turns(pairing)]
+            turning = [pairing for pairing in draft.pairings if any(map(self._native.turns, pairing.targets))]
             fitting = []
             for answer in question.answers:
                 orders: list[RotaryOrder] = [answer.rotary] if answer.rotary else ["halves", "interleaved"]
@@ -49,9 +49,6 @@ class Prior:
             if len(fitting) == 1:
                 draft = draft.answered({question: fitting[0]}, EVIDENCE)
         return draft
-
-    def _turns(self, pairing: Pairing) -> bool:
-        return any(first_name(group) in self._native.turning for group in pairing.targets)
 
     def _has(self, pairing: Pairing, order: RotaryOrder) -> bool:
         """Whether the map has a rule that does the same to the tensors that were there."""

@@ -8,8 +8,9 @@ from typing import Literal
 
 from kinfold.checkpoint import Checkpoint, Manifest
 from kinfold.keymap import BoundKeyMap, Certificate, KeyMap, certify
+from kinfold.keymap.plan import Read
 from kinfold.keymap.rules import Rule
-from kinfold.scaffold.keymap.derive import Derived, Read, derive
+from kinfold.scaffold.keymap.derive import Derived, derive
 from kinfold.scaffold.keymap.diff import Drift, find_drift
 from kinfold.scaffold.keymap.inference.words import Vocabulary
 from kinfold.scaffold.keymap.native import NativeSide

@@ -59,6 +59,11 @@ def hole_names(lists: Iterable[str]) -> list[str]:
     return names
 
 
+def named(group: Group) -> str:
+    """The pattern of a group with names for its holes."""
+    return group.pattern(hole_names(group.lists))
+
+
 def _patterns(pairing: Pairing) -> tuple[list[str], list[str], str]:
     """The patterns of both sides, and the hole that one of them has beyond the other's."""
     over, hole = pairing.relation.over, ""
@@ -84,11 +89,10 @@ def _shared_lists(pairing: Pairing) -> list[str]:
 
 def _turned(pairing: Pairing, native: NativeSide) -> dict[Group, tuple[Size, int | None]]:
     """The targets whose rows have to be put in another order: their heads, and how much of each turns."""
-    names = {group: group.name(min(group.tensors)) for group in pairing.targets}
-    found = {group: name for group, name in names.items() if name in native.turning}
-    if found and pairing.relation.over < 0:
+    turning = [group for group in pairing.targets if native.turns(group)]
+    if turning and pairing.relation.over < 0:
         raise KeyMapError(f"{pairing}: the rows of tensors that are taken apart cannot be turned.")
-    return {group: (native.heads(name), native.turning[name].rotary_dim) for group, name in found.items()}
+    return {group: (native.heads(group.first_name), native.turning[group.first_name].rotary_dim) for group in turning}
 
 
 def _steps(pairing: Pairing, native: NativeSide, hole: str) -> Iterator[Step]:
@@ -106,7 +110,7 @@ def _steps(pairing: Pairing, native: NativeSide, hole: str) -> Iterator[Step]:
         yield 1, lambda taken, given: [reshape(taken[0], given[0], there=there, here=here)]
     if len(targets) > 1:
         dim = pairing.dim - (relation.over < 0)
-        parts = [native.size(group.name(min(group.tensors)), dim) for group in targets]
+        parts = [native.size(group.first_name, dim) for group in targets]
         yield (
             len(targets),
             lambda taken, given: [split(taken[0], into=given, sizes=parts, dim=pairing.dim, groups=pairing.turns)],
@@ -123,7 +127,7 @@ def _source_sizes(pairing: Pairing, native: NativeSide) -> list[Size]:
     """The sizes of joined sources: their share of what the target's size is called, where they are all equal."""
     own = pairing.dim - (pairing.relation.over > 0)
     numbers = [group.shape[own] for group in pairing.sources]
-    target = pairing.targets[0].name(min(pairing.targets[0].tensors))
+    target = pairing.targets[0].first_name
     shape = native.manifest[target].shape
     called = [native.size(target, dim) for dim, size in enumerate(shape) if size == sum(numbers)]
     times, _, rest = str(called[0]).partition(" * ") if called else ("", "", "")
@@ -136,8 +140,7 @@ def _source_sizes(pairing: Pairing, native: NativeSide) -> list[Size]:
 def _reshaped(pairing: Pairing, native: NativeSide) -> tuple[list[Size], list[Size]]:
     """What the sizes on both sides are called; they are the same but for ones."""
     source, target, over = pairing.sources[0], pairing.targets[0], pairing.relation.over
-    name = target.name(min(target.tensors))
-    here, numbers = [native.size(name, dim) for dim in range(len(target.shape))], list(target.shape)
+    here, numbers = [native.size(target.first_name, dim) for dim in range(len(target.shape))], list(target.shape)
     if over < 0:
         here, numbers = [_count(target, -over - 1, native), *here], [0, *numbers]
     there = source.shape if over <= 0 else (target.shape[0], *source.shape)

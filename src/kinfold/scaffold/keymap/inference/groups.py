@@ -60,6 +60,11 @@ class Group:
         """The shape of its first tensor."""
         return self.tensors[min(self.tensors)].shape
 
+    @cached_property
+    def first_name(self) -> str:
+        """The name of its first tensor."""
+        return self.name(min(self.tensors))
+
     @property
     def parent(self) -> str:
         """The pattern without its last two segments: the module that holds the module of this parameter."""

@@ -39,7 +39,7 @@ class Candidates:
         """
         plain = list(self._plain(layers_transposed=layers_transposed))
         yield from plain
-        fitting = {group for pairing in plain for group in (*pairing.sources, *pairing.targets)}
+        fitting = {group for pairing in plain for group in pairing.groups}
         for pairing in self._fused(fitting):
             if not in_layers(pairing) or (pairing.relation.kind == "transpose") is layers_transposed:
                 yield from layouts(pairing, native)

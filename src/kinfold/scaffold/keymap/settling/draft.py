@@ -10,7 +10,7 @@ from kinfold.scaffold.keymap.inference.groups import Group
 from kinfold.scaffold.keymap.inference.infer import Decision, Inference
 from kinfold.scaffold.keymap.inference.words import Vocabulary
 from kinfold.scaffold.keymap.native import NativeSide
-from kinfold.scaffold.keymap.pairing import Answer, Pairing, Question, RotaryOrder, first_name
+from kinfold.scaffold.keymap.pairing import Answer, Pairing, Question, RotaryOrder
 from kinfold.scaffold.keymap.settling.candidates import Candidates
 from kinfold.scaffold.keymap.settling.fused_layouts import fused_questions
 from kinfold.scaffold.keymap.settling.matchings import components, find_matchings
@@ -68,7 +68,7 @@ class Draft:
         if evidence:
             found = [replace(pairing, evidence=evidence, confidence=1.0) for pairing in found]
         orders: list[Rotary] = [(answer.rotary, evidence) for answer in answers.values() if answer.rotary]
-        used = {group for pairing in found for group in (*pairing.sources, *pairing.targets)}
+        used = {group for pairing in found for group in pairing.groups}
         return Draft(
             (*self.pairings, *found),
             tuple(question for question in self.questions if question not in answers),
@@ -106,7 +106,7 @@ def draft_of(
         settled = [_by_values(pairing) for pairing in settled if fits(pairing)]
         questions = [question for question in (_fitting(question, fits) for question in questions) if question.answers]
     asked = [pairing for question in questions for answer in question.answers for pairing in answer.pairings]
-    known = {group for pairing in (*settled, *asked) for group in (*pairing.sources, *pairing.targets)}
+    known = {group for pairing in (*settled, *asked) for group in pairing.groups}
     sides = all_groups(inference)
     sources, targets = ([group for group in side if group not in known] for side in sides)
     candidates = Candidates(sources, targets, inference.lists, vocabulary)
@@ -114,10 +114,10 @@ def draft_of(
     for part in components(dict.fromkeys(pairing for pairings in edges for pairing in pairings)):
         question = _assignment(part, edges, settled, nested=nested, by_values=fits is not None)
         questions += [question] if question.answers else []
-    if rotary is None and any(first_name(group) in native.turning for group in sides[1]):
+    if rotary is None and any(map(native.turns, sides[1])):
         orders = (Answer(rotary="halves"), Answer(rotary="interleaved"))
         questions.append(Question("in which order the rows of queries and keys lie", orders))
-    used = {group for pairing in settled for group in (*pairing.sources, *pairing.targets)}
+    used = {group for pairing in settled for group in pairing.groups}
     unused, unfilled = (tuple(group for group in side if group not in used) for side in sides)
     draft = Draft(tuple(settled), tuple(questions), rotary, unused, unfilled)
     return draft.answered({q: q.answers[0] for q in draft.questions if len(q.answers) == 1 and q.complete})

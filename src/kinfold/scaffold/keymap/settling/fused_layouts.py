@@ -9,7 +9,7 @@ from itertools import permutations
 from kinfold.keymap.rules import Size
 from kinfold.scaffold.keymap.inference.groups import Group
 from kinfold.scaffold.keymap.native import NativeSide
-from kinfold.scaffold.keymap.pairing import Answer, Pairing, Question, first_name, module_of
+from kinfold.scaffold.keymap.pairing import Answer, Pairing, Question, module_of
 from kinfold.scaffold.keymap.settling.conventions import fused_convention
 
 
@@ -43,7 +43,7 @@ def _question(members: Sequence[Pairing], native: NativeSide) -> Question:
     answers = [Answer(tuple(way)) for way in ways]
     first = members[0]
     whole = first.sources[0] if len(first.sources) == 1 else first.targets[0]
-    convention = fused_convention(first_name(whole))
+    convention = fused_convention(whole.first_name)
     if convention is not None:
         lying, who = convention
         turns = 1 if lying == "one after the other" else next(iter(_heads(first, native)), 1)
@@ -63,10 +63,10 @@ def _turns(pairing: Pairing, native: NativeSide) -> list[Size]:
     """In how many turns parts may lie: none, by key-value heads, or row by row if they are equal."""
     found: list[Size] = [1, *_heads(pairing, native)]
     sizes = {group.shape[pairing.dim - abs(_own_hole(pairing))] for group in _parts(pairing)}
-    if len(sizes) == 1 and not any(first_name(group) in native.turning for group in _parts(pairing)):
+    if len(sizes) == 1 and not any(map(native.turns, _parts(pairing))):
         part = _parts(pairing)[0]
         found.append(
-            native.size(first_name(part), pairing.dim - _own_hole(pairing)) if part in pairing.targets else sizes.pop()
+            native.size(part.first_name, pairing.dim - _own_hole(pairing)) if part in pairing.targets else sizes.pop()
         )
     return found
 
@@ -79,7 +79,7 @@ def _own_hole(pairing: Pairing) -> int:
 
 def _heads(pairing: Pairing, native: NativeSide) -> Iterator[Size]:
     """The number of key-value heads, if queries and keys are among the parts, and it is more than one."""
-    turning = [first_name(group) for group in _parts(pairing) if first_name(group) in native.turning]
+    turning = [group.first_name for group in _parts(pairing) if native.turns(group)]
     fewest = min(turning, key=lambda name: native.turning[name].heads, default="")
     if len(turning) > 1 and native.turning[fewest].heads > 1:
         yield native.heads(fewest)

@@ -97,7 +97,7 @@ class _Search:
 
     def extended(self, chosen: tuple[Pairing, ...], there: Modules, here: Modules) -> Iterator[tuple[Pairing, ...]]:
         """Every matching that begins with what is chosen, given what modules have become so far."""
-        used = {group for pairing in chosen for group in (*pairing.sources, *pairing.targets)}
+        used = {group for pairing in chosen for group in pairing.groups}
         target = next((target for target in self._order if target not in used), None)
         if target is None:
             yield chosen
@@ -105,7 +105,7 @@ class _Search:
         for pairing in self._by_target[target]:
             self._steps += 1
             more_there, more_here = self.modules(pairing)
-            free = used.isdisjoint((*pairing.sources, *pairing.targets))
+            free = used.isdisjoint(pairing.groups)
             if self._steps <= MOST_STEPS and free and _agree(there, more_there) and _agree(here, more_here):
                 yield from self.extended((*chosen, pairing), *_joined((there, here), (more_there, more_here)))
 
@@ -132,4 +132,4 @@ def _agree(known: Modules, more: Modules) -> bool:
 def _places(pairing: Pairing) -> list[object]:
     modules = [("there", module_of(group)) for group in pairing.sources]
     modules += [("here", module_of(group)) for group in pairing.targets]
-    return [*pairing.sources, *pairing.targets, *modules]
+    return [*pairing.groups, *modules]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from kinfold.checkpoint.manifest import Manifest
 from kinfold.keymap import KeyMap, certify
+from kinfold.keymap.plan import Read
 from kinfold.scaffold.keymap.native import NativeSide
-from kinfold.scaffold.keymap.pairing import Pairing, RotaryOrder, first_name
+from kinfold.scaffold.keymap.pairing import Pairing, RotaryOrder
 from kinfold.scaffold.keymap.rules import rule_of
 from kinfold.scaffold.keymap.settling.draft import BY_VALUES, Draft
 
 ORDERS: tuple[RotaryOrder, ...] = ("halves", "interleaved")
-
-Read = Callable[[str], Tensor]
 
 
 class Conversions:
@@ -41,8 +40,7 @@ class Conversions:
 
     def orders(self, pairing: Pairing) -> tuple[RotaryOrder, ...]:
         """The orders of rows that make a difference to a pairing."""
-        turns = any(first_name(group) in self._native.turning for group in pairing.targets)
-        return ORDERS if turns else ORDERS[:1]
+        return ORDERS if any(map(self._native.turns, pairing.targets)) else ORDERS[:1]
 
 
 class Values:
