@@ -332,7 +332,7 @@ class InMemory(Checkpoint):
     """Tensors as a checkpoint."""
 
     def __init__(self, values: dict[str, Tensor]) -> None:
-        from kinfold.converter import state_dict_manifest
+        from kinfold.checkpoint.manifest import state_dict_manifest
 
         self.values = values
         self.manifest = state_dict_manifest(values)

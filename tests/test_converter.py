@@ -9,7 +9,7 @@ import torch
 
 from kinfold import CheckpointConverter, KeyMap
 from kinfold.checkpoint import Manifest, TensorInfo
-from kinfold.converter import state_dict_manifest
+from kinfold.checkpoint.manifest import state_dict_manifest
 from kinfold.errors import CertificateError, KeyMapError
 from kinfold.keymap import permute_rotary, rename
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kinfold.checkpoint import Manifest, TensorInfo
+from kinfold.checkpoint.manifest import Manifest, state_dict_manifest
 from kinfold.errors import CertificateError, KeyMapError, nearest
 from kinfold.keymap import BoundKeyMap, Certificate, KeyMap, certify, rename
 from kinfold.keymap.convert import refuse_what_may_be_converted
@@ -110,12 +110,3 @@ def _differ(a: Conversion, b: Conversion) -> bool:
     """Whether two conversions that hold do different things."""
     sides = [{step.targets: (step.sources, step.op) for step in c.certificate.plan.steps} for c in (a, b)]
     return sides[0] != sides[1]
-
-
-def state_dict_manifest(state_dict: Mapping[str, Tensor]) -> Manifest:
-    """The names, shapes and dtypes of a state dict, in its order."""
-    manifest = {}
-    for name, tensor in state_dict.items():
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        manifest[name] = TensorInfo(tuple(tensor.shape), dtype, dtype)
-    return manifest

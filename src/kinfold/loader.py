@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from kinfold.assets import AssetCard, card_files, read_card, retrieve_asset_card
 from kinfold.checkpoint import Checkpoint, Manifest, open_checkpoint
-from kinfold.converter import CheckpointConverter, Conversion, state_dict_manifest
+from kinfold.checkpoint.manifest import state_dict_manifest
+from kinfold.converter import CheckpointConverter, Conversion
 from kinfold.errors import CardError, CertificateError, CheckpointError, nearest
 from kinfold.memory import collector_paused
 from kinfold.registry import ConfigRegistry, Registrations

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kinfold import KeyMap, convert_model_state_dict
-from kinfold.converter import state_dict_manifest
+from kinfold.checkpoint.manifest import state_dict_manifest
 from kinfold.keymap import Rule, certify, chain, split, transpose
 from kinfold.keymap.ops import TensorSource
 

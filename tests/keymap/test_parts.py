@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kinfold.checkpoint import open_checkpoint
-from kinfold.converter import state_dict_manifest
+from kinfold.checkpoint.manifest import state_dict_manifest
 from kinfold.errors import KeyMapError
 from kinfold.keymap import KeyMap, Plan, certify, chain, concat, pad, permute_rotary, rename, split, stack, transpose
 from kinfold.keymap.ops import Index, Shape, TensorSource, whole

@@ -10,7 +10,7 @@ from random_maps import maps_with_tensors
 from torch import Tensor
 
 from kinfold import CheckpointConverter, convert_model_state_dict
-from kinfold.converter import state_dict_manifest
+from kinfold.checkpoint.manifest import state_dict_manifest
 from kinfold.errors import KeyMapError
 from kinfold.keymap import KeyMap, Plan, certify, drop, rename, tie
 

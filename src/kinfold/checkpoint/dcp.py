@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import WriteResult
@@ -29,6 +29,7 @@ from kinfold.checkpoint.base import Checkpoint, Readable
 from kinfold.checkpoint.manifest import ITEMSIZES, Manifest, TensorInfo
 from kinfold.checkpoint.names import DCP_METADATA
 from kinfold.checkpoint.nested import find_state_dict
+from kinfold.checkpoint.write import fill_files
 from kinfold.errors import CheckpointError, KinfoldError, UnsupportedError, nearest
 
 _PATHS: Mapping[str, type] = {
@@ -147,24 +148,13 @@ class _Writer(filesystem.FileSystemWriter):
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         results: list[WriteResult] = []
-        for number, items in enumerate(self._files(plan.items)):
+        files = fill_files(plan.items, lambda item: self._manifest[item.index.fqn].nbytes, self._max_file_size)
+        for number, items in enumerate(files):
             prefix = type(plan.storage_data)(f"{plan.storage_data.prefix}{number}_")
             results += super().write_data(replace(plan, items=items, storage_data=prefix), planner).wait()
         future: Future[list[WriteResult]] = Future()
         future.set_result(results)
         return future
-
-    def _files(self, items: list[WriteItem]) -> Iterator[list[WriteItem]]:
-        file: list[WriteItem] = []
-        filled = 0
-        for item in items:
-            nbytes = self._manifest[item.index.fqn].nbytes
-            if file and filled + nbytes > self._max_file_size:
-                yield file
-                file, filled = [], 0
-            file.append(item)
-            filled += nbytes
-        yield file
 
 
 class _LazySavePlanner(DefaultSavePlanner):

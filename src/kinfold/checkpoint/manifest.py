@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ITEMSIZES: Mapping[str, int] = {
     "bool": 1, "uint8": 1, "int8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "int64": 8, "uint64": 8,
@@ -28,6 +32,12 @@ class TensorInfo:
     dtype: str
     stored: str
 
+    @classmethod
+    def of(cls, tensor: Tensor) -> TensorInfo:
+        """What is to be known of a tensor in memory, or on the meta device."""
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        return cls(tuple(tensor.shape), dtype, dtype)
+
     @property
     def numel(self) -> int:
         """The number of its values."""
@@ -41,3 +51,8 @@ class TensorInfo:
 
 Manifest = Mapping[str, TensorInfo]
 """The tensors by name, in the order of the file or the model."""
+
+
+def state_dict_manifest(state_dict: Mapping[str, Tensor]) -> Manifest:
+    """The names, shapes and dtypes of a state dict, in its order."""
+    return {name: TensorInfo.of(tensor) for name, tensor in state_dict.items()}

@@ -194,10 +194,7 @@ def _forbidden(file: Path, error: Exception) -> list[str]:
 def _info(value: Any) -> TensorInfo | None:
     import torch
 
-    if not isinstance(value, torch.Tensor):
-        return None
-    dtype = str(value.dtype).removeprefix("torch.")
-    return TensorInfo(tuple(value.shape), dtype, dtype)
+    return TensorInfo.of(value) if isinstance(value, torch.Tensor) else None
 
 
 def _described(tensor: Tensor, file: Path, name: str) -> TensorInfo:

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from kinfold.checkpoint.base import Extent, Readable
 from kinfold.checkpoint.header import DTYPES
@@ -25,6 +25,8 @@ from kinfold.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 Wrote = Callable[[int], None]
 """Called with the number of bytes that have been written since the last call."""
@@ -94,19 +96,31 @@ def plan_shards(manifest: Manifest, max_shard_size: int | str) -> list[Shard]:
     faults += ["a tensor is called '__metadata__', which the format keeps for itself"] * ("__metadata__" in manifest)
     if faults:
         raise CheckpointError("These tensors cannot be written as safetensors:", faults=faults)
-    groups: list[dict[str, TensorInfo]] = [{}]
-    filled = 0
-    for name, info in manifest.items():
-        if groups[-1] and filled + info.nbytes > limit:
-            groups.append({})
-            filled = 0
-        groups[-1][name] = info
-        filled += info.nbytes
+    groups = fill_files(manifest, lambda name: manifest[name].nbytes, limit)
     count = len(groups)
     names = (
         [f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)] if count > 1 else [SINGLE]
     )
-    return [Shard(name, _aligned(group)) for name, group in zip(names, groups, strict=True)]
+    return [
+        Shard(name, _aligned({key: manifest[key] for key in group})) for name, group in zip(names, groups, strict=True)
+    ]
+
+
+def fill_files(items: Iterable[T], nbytes_of: Callable[[T], int], limit: int) -> list[list[T]]:
+    """What goes into each file: items in their order, each file as full as it may be, and at least one file.
+
+    An item that is larger than the limit has a file of its own.
+    """
+    files: list[list[T]] = [[]]
+    filled = 0
+    for item in items:
+        nbytes = nbytes_of(item)
+        if files[-1] and filled + nbytes > limit:
+            files.append([])
+            filled = 0
+        files[-1].append(item)
+        filled += nbytes
+    return files
 
 
 def write_safetensors(folder: Path, shards: Iterable[Shard], source: Readable, *, wrote: Wrote | None = None) -> None:
@@ -158,15 +172,6 @@ def write_synced(path: Path, data: bytes) -> None:
         file.close()
         raise
     _finish(file, path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the operating system put the names in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _aligned(group: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kinfold.checkpoint.write import sync_folder, write_synced
+from kinfold.checkpoint.write import write_synced
+from kinfold.durable import sync
 from kinfold.errors import CheckpointError
 
 _REQUEST, _LOCK, _CONTENT = "request.json", "lock", "checkpoint"
@@ -55,9 +56,9 @@ def made_whole(destination: Path, request: Request, *, restart: bool = False) ->
         folder = stage / _CONTENT
         folder.mkdir(exist_ok=True)
         yield folder
-        sync_folder(folder)
+        sync(folder)
         os.rename(folder, destination)  # refused by the system if something with content is there by now
-        sync_folder(destination.parent)
+        sync(destination.parent)
         _tidy_up(stage)
 
 
@@ -107,7 +108,7 @@ def _take_up(stage: Path, request: Request, *, restart: bool) -> None:
         raise CheckpointError(f"{stage} is in the way: it is not known who made it.", faults=sorted(strange))
     shutil.rmtree(stage / _CONTENT, ignore_errors=True)
     write_synced(stage / _REQUEST, json.dumps(_plain(request)).encode())
-    sync_folder(stage)
+    sync(stage)
 
 
 def _read(stage: Path) -> Any:

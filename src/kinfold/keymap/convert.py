@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from kinfold.checkpoint.manifest import Manifest, TensorInfo
+from kinfold.checkpoint.manifest import Manifest, state_dict_manifest
 from kinfold.errors import KeyMapError
 from kinfold.keymap.certificate import certify
 from kinfold.keymap.keymap import BoundKeyMap, KeyMap
@@ -40,10 +40,7 @@ def convert_model_state_dict(
     """
     if isinstance(key_map, KeyMap):
         bound = key_map.bind(config)
-        source = {
-            name: TensorInfo(tuple(tensor.shape), (dtype := str(tensor.dtype).removeprefix("torch.")), dtype)
-            for name, tensor in state_dict.items()
-        }
+        source = state_dict_manifest(state_dict)
         certificate = certify(bound, source, bound.target_manifest(source))
         certificate.raise_for_faults("The key map does not explain this state dict:")
         refuse_what_may_be_converted(bound, source)

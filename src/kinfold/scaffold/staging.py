@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from kinfold.durable import sync
 from kinfold.errors import TransactionError
 
 
@@ -52,7 +53,7 @@ class Stage:
         for slot in slots:
             slot.fill()
         for folder in (new, old, self._folder, self._parent):
-            _sync(folder)
+            sync(folder)
         self._slots = slots  # from here on there may be something to take back
 
     def replace_files(self) -> None:
@@ -60,7 +61,7 @@ class Stage:
         for slot in self._slots:
             slot.replace()
         for folder in sorted({path.parent for path in [*self._new_folders, *(edit.file for edit in self._edits)]}):
-            _sync(folder)
+            sync(folder)
 
     def take_back(self) -> None:
         """Undo what was done, however far it got, and remove the stage.
@@ -134,13 +135,4 @@ def _link_or_copy(file: Path, copy: Path) -> None:
         os.link(file, copy)
     except OSError:
         shutil.copy2(file, copy)
-        _sync(copy)
-
-
-def _sync(path: Path) -> None:
-    """Have the operating system put a file, or the names in a folder, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(copy)

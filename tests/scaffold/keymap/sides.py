@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kinfold.checkpoint import Checkpoint
-from kinfold.converter import state_dict_manifest
+from kinfold.checkpoint.manifest import state_dict_manifest
 from kinfold.keymap.ops import PermuteRotary
 from kinfold.scaffold.keymap.native import FamilySide
 from kinfold_zoo.llama import LlamaConfig, create_llama_model

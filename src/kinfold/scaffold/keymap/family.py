@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from math import inf
+from functools import cached_property
 from pathlib import Path
 
 from kinfold.checkpoint import Checkpoint, Manifest
-from kinfold.converter import NATIVE
+from kinfold.converter import NATIVE, Conversion
 from kinfold.errors import ProjectError, RegistryError, nearest
 from kinfold.keymap import KeyMap
 from kinfold.loader import StandardModelLoader, load_model
@@ -23,7 +23,7 @@ MUCH = 0.02
 VOCABULARY = Path(STATE_FOLDER, "vocabulary.yaml")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Family:
     """A family whose loader is imported.
 
@@ -58,19 +58,12 @@ class Family:
 
     def native_side(self, checkpoint: Checkpoint, arch: str | None = None) -> FamilySide:
         """The model of an arch; that whose number of values is nearest to the checkpoint's, if none is named."""
-        archs = self.loader.config_loader.archs
         if arch is not None:
-            return FamilySide(self.loader.factory, archs.get(arch))
-        there = _numel(checkpoint.manifest)
-        best, least = None, inf
-        for name in archs.names():
-            side = FamilySide(self.loader.factory, archs.get(name))
-            apart = abs(_numel(side.manifest) - there)
-            if apart < least:
-                best, least = side, apart
-        if best is None:
+            return FamilySide(self.loader.factory, self.loader.config_loader.archs.get(arch))
+        if not self._sides:
             raise RegistryError(f"{self.name} has no arch.")
-        return best
+        there = _numel(checkpoint.manifest)
+        return min(self._sides, key=lambda side: abs(_numel(side.manifest) - there))
 
     def size_hint(self, checkpoint: Checkpoint, native: FamilySide) -> str | None:
         """What to do if the checkpoint is of a size that no arch has; None if it is not by much."""
@@ -84,14 +77,12 @@ class Family:
 
     def parameter_names(self) -> set[str]:
         """The names of the parameters of all archs."""
-        archs = self.loader.config_loader.archs
-        sides = (FamilySide(self.loader.factory, archs.get(name)) for name in archs.names())
-        return {name for side in sides for name in side.manifest}
+        return {name for side in self._sides for name in side.manifest}
 
     def explains(self, checkpoint: Checkpoint, native: FamilySide) -> str | None:
         """The layout whose key map has a certificate for a checkpoint; None if there is none."""
-        conversions = self.loader.checkpoint_converter.conversions(checkpoint.manifest, native.manifest, native.config)
-        return conversions[0].layout if conversions[0].certificate.holds else None
+        best, *_ = self._conversions(checkpoint, native)
+        return best.layout if best.certificate.holds else None
 
     def nearest_layout(self, checkpoint: Checkpoint, native: FamilySide) -> str:
         """The layout whose key map has the fewest faults for a checkpoint.
@@ -99,11 +90,11 @@ class Family:
         Raises:
             RegistryError: The family has no key map.
         """
-        conversions = self.loader.checkpoint_converter.conversions(checkpoint.manifest, native.manifest, native.config)
-        found = next((conversion.layout for conversion in conversions if conversion.layout != NATIVE), None)
-        if found is None:
+        layouts = [conversion.layout for conversion in self._conversions(checkpoint, native)]
+        layouts.remove(NATIVE)
+        if not layouts:
             raise RegistryError(f"{self.name} has no key map.", hint="`scaffold keymap derive` makes one.")
-        return found
+        return layouts[0]
 
     def vocabulary(self) -> Vocabulary:
         """The standard vocabulary, with what the project adds to it in `.kinfold/vocabulary.yaml`."""
@@ -122,6 +113,16 @@ class Family:
                 hint="Run this inside the repository that the family is in.",
             )
         return self.project
+
+    @cached_property
+    def _sides(self) -> list[FamilySide]:
+        """The models of all archs; the first is the default."""
+        archs = self.loader.config_loader.archs
+        return [FamilySide(self.loader.factory, archs.get(name)) for name in archs.names()]
+
+    def _conversions(self, checkpoint: Checkpoint, native: FamilySide) -> list[Conversion]:
+        converter = self.loader.checkpoint_converter
+        return converter.conversions(checkpoint.manifest, native.manifest, native.config)
 
 
 def open_family(name: str) -> Family:

@@ -7,6 +7,8 @@ from heapq import heappop, heappush
 from math import inf
 from typing import TypeVar
 
+from kinfold.scaffold.keymap.connected import connected
+
 R = TypeVar("R", bound=Hashable)
 C = TypeVar("C", bound=Hashable)
 
@@ -46,24 +48,8 @@ def best_pairs(
 
 def components(pairs: Iterable[tuple[R, C]]) -> list[tuple[list[R], list[C]]]:
     """The connected parts of a graph of pairs of rows and columns: the rows and the columns of each."""
-    parent: dict[tuple[bool, R | C], tuple[bool, R | C]] = {}
-
-    def root(item: tuple[bool, R | C]) -> tuple[bool, R | C]:
-        parent.setdefault(item, item)
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    pairs = list(pairs)
-    for row, column in pairs:
-        parent[root((False, row))] = root((True, column))
-    found: dict[tuple[bool, R | C], tuple[dict[R, None], dict[C, None]]] = {}
-    for row, column in pairs:
-        rows, columns = found.setdefault(root((False, row)), ({}, {}))
-        rows[row] = None
-        columns[column] = None
-    return [(list(rows), list(columns)) for rows, columns in found.values()]
+    parts = connected(pairs, lambda pair: ((False, pair[0]), (True, pair[1])))
+    return [(list(dict.fromkeys(row for row, _ in part)), list(dict.fromkeys(c for _, c in part))) for part in parts]
 
 
 class _Solver:

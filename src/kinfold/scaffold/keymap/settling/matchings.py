@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from kinfold.scaffold.keymap.connected import connected
 from kinfold.scaffold.keymap.inference.groups import Group
 from kinfold.scaffold.keymap.pairing import Pairing, module_of
 
@@ -19,25 +20,7 @@ matchings than can be tried."""
 
 def components(pairings: Iterable[Pairing]) -> list[list[Pairing]]:
     """Pairings that have something to do with each other: a group in common, or groups of the same module."""
-    parent: dict[object, object] = {}
-
-    def root(item: object) -> object:
-        parent.setdefault(item, item)
-        while parent[item] is not item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    pairings = list(pairings)
-    for pairing in pairings:
-        first = root(_places(pairing)[0])
-        for place in _places(pairing):
-            parent[root(place)] = first
-            first = root(first)
-    found: dict[object, list[Pairing]] = {}
-    for pairing in pairings:
-        found.setdefault(root(_places(pairing)[0]), []).append(pairing)
-    return list(found.values())
+    return connected(pairings, _places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +112,7 @@ def _agree(known: Modules, more: Modules) -> bool:
     return all(known.get(module, said) == said for module, said in more.items())
 
 
-def _places(pairing: Pairing) -> list[object]:
+def _places(pairing: Pairing) -> list[Hashable]:
     modules = [("there", module_of(group)) for group in pairing.sources]
     modules += [("here", module_of(group)) for group in pairing.targets]
     return [*pairing.groups, *modules]
