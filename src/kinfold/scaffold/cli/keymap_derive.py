@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kinfold.scaffold.cli.evidence import evidence_options
+from kinfold.scaffold.cli.keymap_options import checkpoint_options, evidence_options
 
 if TYPE_CHECKING:
     from kinfold.checkpoint import Checkpoint
@@ -18,11 +18,8 @@ if TYPE_CHECKING:
 
 
 @click.command("derive")
-@click.argument("family_name", metavar="FAMILY")
-@click.option("--checkpoint", "path", required=True, metavar="PATH", type=click.Path(path_type=Path),
-              help="The checkpoint.")  # fmt: skip
+@checkpoint_options
 @click.option("--map", "layout", metavar="NAME", help="What to call the map; the layout, if a known one.")
-@click.option("--arch", help="The arch that the checkpoint is of; found by its size if not given.")
 @evidence_options
 @click.option("--dry-run", is_flag=True, help="Show what would be written, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome for programs.")
@@ -35,7 +32,7 @@ def command(
     --reference, --against or --values; otherwise it is listed as open, with all its answers, and nothing is written.
     """
     from kinfold.checkpoint import open_checkpoint
-    from kinfold.scaffold.cli.evidence import evidence
+    from kinfold.scaffold.cli.keymap_options import evidence
     from kinfold.scaffold.cli.keymap_report import as_data, report
     from kinfold.scaffold.keymap.derive import derive
     from kinfold.scaffold.keymap.family import open_family

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import click
 
+from kinfold.scaffold.cli.keymap_options import checkpoint_options
+
 
 @click.command("diff")
-@click.argument("family_name", metavar="FAMILY")
-@click.option("--checkpoint", "path", required=True, metavar="PATH", type=click.Path(path_type=Path),
-              help="The checkpoint.")  # fmt: skip
+@checkpoint_options
 @click.option("--map", "layout", metavar="NAME", help="The key map; that with the fewest faults if not given.")
-@click.option("--arch", help="The arch that the checkpoint is of; found by its size if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome for programs.")
 def command(family_name: str, path: Path, layout: str | None, arch: str | None, as_json: bool) -> None:
     """Say how a checkpoint differs from what a key map of a family takes.

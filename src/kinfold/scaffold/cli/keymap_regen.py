@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kinfold.scaffold.cli.evidence import evidence_options
+from kinfold.scaffold.cli.keymap_options import checkpoint_options, evidence_options
 
 if TYPE_CHECKING:
     from kinfold.scaffold.keymap.regen import Regenerated
 
 
 @click.command("regen")
-@click.argument("family_name", metavar="FAMILY")
-@click.option("--checkpoint", "path", required=True, metavar="PATH", type=click.Path(path_type=Path),
-              help="The checkpoint.")  # fmt: skip
+@checkpoint_options
 @click.option("--map", "layout", metavar="NAME", help="The key map; that with the fewest faults if not given.")
-@click.option("--arch", help="The arch that the checkpoint is of; found by its size if not given.")
 @evidence_options
 @click.option("--dry-run", is_flag=True, help="Show what would be written, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome for programs.")
@@ -33,7 +30,7 @@ def command(
     ones go. The new map has its certificate before a byte is written; where something stays open, nothing is.
     """
     from kinfold.checkpoint import open_checkpoint
-    from kinfold.scaffold.cli.evidence import evidence
+    from kinfold.scaffold.cli.keymap_options import evidence
     from kinfold.scaffold.cli.keymap_report import as_data, report_open
     from kinfold.scaffold.keymap.family import open_family
     from kinfold.scaffold.keymap.regen import regenerate

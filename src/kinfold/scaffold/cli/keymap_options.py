@@ -1,4 +1,4 @@
-"""The options by which a command is told what settles open questions: values, or a reference."""
+"""The options that the commands about key maps have in common, and what they stand for."""
 
 from __future__ import annotations
 
@@ -14,9 +14,21 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def checkpoint_options(command: F) -> F:
+    """Add what a command is about: a family, a checkpoint, and its arch."""
+    return _with(
+        command,
+        click.argument("family_name", metavar="FAMILY"),
+        click.option("--checkpoint", "path", required=True, metavar="PATH", type=click.Path(path_type=Path),
+                     help="The checkpoint."),
+        click.option("--arch", help="The arch that the checkpoint is of; found by its size if not given."),
+    )  # fmt: skip
+
+
 def evidence_options(command: F) -> F:
-    """Add the options to a command, which hands them to `evidence`."""
-    options = (
+    """Add what settles open questions, which the command hands to `evidence`."""
+    return _with(
+        command,
         click.option("--reference", metavar="FILE", type=click.Path(path_type=Path),
                      help="Settle what is open by recorded logits (token_ids, logits)."),
         click.option("--against", type=click.Choice(["transformers"]),
@@ -26,6 +38,9 @@ def evidence_options(command: F) -> F:
         click.option("--tolerance", default=1e-4, show_default=True,
                      help="How far logits may be apart, of the largest."),
     )  # fmt: skip
+
+
+def _with(command: F, *options: Callable[[F], F]) -> F:
     for option in reversed(options):
         command = option(command)
     return command
