@@ -351,3 +351,10 @@ def test_each_tensor_is_said_to_be_one_thing(shapes: dict[str, tuple[int, ...]])
     for side, left in (("sources", inference.unused), ("targets", inference.unfilled)):
         groups = [group for decision in inference.decisions for group in getattr(decision, side)]
         assert len({*groups, *left}) == len(groups) + len(left) == len(shapes)
+
+
+def test_a_shape_of_its_own_does_not_outweigh_names_that_contradict_each_other() -> None:
+    """A key projection there is no value projection here, though only that has its shape, and transposed."""
+    source = manifest({"layers.#.self_attn.q_proj.weight": (D, D), "layers.#.self_attn.k_proj.weight": (8, 7)})
+    target = manifest({"blocks.#.attn.q_proj.weight": (D, D), "blocks.#.attn.v_proj.weight": (7, 8)})
+    assert "blocks.{}.attn.v_proj.weight" not in decided(infer(source, target))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from math import exp
 
@@ -146,12 +146,14 @@ def _infer(sources: Sequence[Group], targets: Sequence[Group], lists: Alignment,
     names, siblings = NameScores(there, here, vocabulary), Siblings(there, here, relations)
     described = {item.group: item for item in (*there, *here)}
     scores = {(a, b): names(described[a], described[b]) + siblings(a, b) for a, b in relations}
+    meant = {item.group: item.meaning.features for item in (*there, *here)}
+    contrary = {(a, b) for a, b in relations if vocabulary.contradict(meant[a], meant[b])}
     fitting = {group for pair in relations for group in pair}
     fusions = find_fusions(there, here, fitting, names, lists, vocabulary)
     found: list[Decision] = []
     for _ in range(ROUNDS):
         together = Together(((a, b) for d in found if d.sure for a in d.sources for b in d.targets), there, here)
-        before, found = found, _round(found, fusions, scores, relations, together)
+        before, found = found, _round(found, fusions, scores, relations, contrary, together)
         if [(d.sources, d.targets, d.sure) for d in before] == [(d.sources, d.targets, d.sure) for d in found]:
             break
     used = _groups(found)
@@ -169,6 +171,7 @@ def _round(
     possible: Sequence[Fusion],
     names: Scores,
     relations: Mapping[Pair, Relation],
+    contrary: Set[Pair],
     together: Together,
 ) -> list[Decision]:
     """Decide anew, by names, shapes and what was found in the round before."""
@@ -177,7 +180,7 @@ def _round(
     fusions = [_of_fusion(fusion) for fusion in choose_fusions(possible, together)]
     fused = _groups(decision for decision in fusions if decision.sure)
     free = {pair: relation for pair, relation in relations.items() if not fused & set(pair)}
-    unique = _unique(free)
+    unique = _unique(free) - contrary  # no shape outweighs names that exclude each other
     cost = COST if _some_are_transposed(found) else {**COST, "transpose": ODD}
     scores = {
         pair: ALONE + UNIQUE * (pair in unique) + names[pair] + together(*pair) - cost[relation.kind]

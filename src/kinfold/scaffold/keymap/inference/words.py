@@ -146,6 +146,12 @@ class Vocabulary:
         """Whether two names speak of things that exclude each other."""
         return any((a & group) and (b & group) and not a & b & group for group in self.exclusive)
 
+    def contradict(self, a: frozenset[str], b: frozenset[str]) -> bool:
+        """Like `conflict`, but not of a fused tensor and its parts, by one of which some call it."""
+        parts = [(one, frozenset(fused)) for one, fused in self.table.fused.items()]
+        named_by_a_part = any((one in a and b & of) or (one in b and a & of) for one, of in parts)
+        return self.conflict(a, b) and not named_by_a_part
+
 
 @cache
 def standard_vocabulary() -> Vocabulary:
