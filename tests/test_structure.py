@@ -24,6 +24,7 @@ FAMILIES = [path for path in MODULES if path.is_relative_to(PACKAGES[1])]
 FAMILIES_MAY_IMPORT = {*sys.stdlib_module_names, "kinfold", "kinfold_zoo", "torch"}
 RUNTIME_MAY_IMPORT = {
     *sys.stdlib_module_names, "kinfold", "torch", "safetensors", "msgspec", "yaml", "gguf", "tokenizers", "regex",
+    "huggingface_hub",
 }  # fmt: skip
 
 

@@ -17,13 +17,13 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from kinfold.assets import AssetCard, card_files, read_card, retrieve_asset_card
+from kinfold.assets import AssetCard, FileUri, card_files, is_card_path, read_card, retrieve_asset_card
 from kinfold.checkpoint import Checkpoint, Manifest, open_checkpoint
 from kinfold.checkpoint.manifest import state_dict_manifest
 from kinfold.converter import CheckpointConverter, Conversion
-from kinfold.errors import CardError, CertificateError, CheckpointError, nearest
+from kinfold.errors import CardError, CertificateError, CheckpointError, RegistryError, nearest
 from kinfold.memory import collector_paused
-from kinfold.registry import ConfigRegistry, Registrations
+from kinfold.registry import ConfigRegistry, Registrations, families
 
 T = TypeVar("T")
 
@@ -52,25 +52,40 @@ class StandardModelConfigLoader(Generic[T]):
 
         Raises:
             CardError: The card is of another family, or has values that the config cannot take.
+            RegistryError: There is no such arch; what is wrong with the values is listed too.
         """
         if card.model_family != self.family:
             raise CardError(f"{card.source} is of the family {card.model_family!r}, not {self.family!r}.")
-        config = self.archs.get(card.model_arch)
-        types = get_type_hints(self.config_class)
-        faults = []
-        for name, value in card.model_config.items():
-            if name not in types:
-                faults.append(
-                    f"`model_config.{name}` is no field of {self.config_class.__name__}. {nearest(name, types)}"
-                )
-                continue
-            try:
-                setattr(config, name, msgspec.convert(value, types[name]))
-            except msgspec.ValidationError as error:
-                faults.append(f"`model_config.{name}`: {error}")
+        values, faults = self._values(card)
+        arch, known = card.model_arch, self.archs.names()
+        if arch is not None and arch not in known:
+            raise RegistryError(
+                f"There is no arch {arch!r}, which {card.file_of('model_arch')} names. {nearest(arch, known) or ''}",
+                faults=faults,
+            )
         if faults:
             raise CardError(f"{card.source} is not as it should be:", faults=faults)
+        config = self.archs.get(arch)
+        for name, value in values.items():
+            setattr(config, name, value)
         return config
+
+    def _values(self, card: AssetCard) -> tuple[dict[str, Any], list[str]]:
+        """The values of a card as the fields of the config are typed, and what is wrong with the others."""
+        types = get_type_hints(self.config_class)
+        values, faults = {}, []
+        for name, value in card.model_config.items():
+            key = f"model_config.{name}"
+            inherited = f" (in {file})" if (file := card.file_of(key)) != card.source else ""
+            if name not in types:
+                right = nearest(name, types)
+                faults.append(f"`{key}`{inherited} is no field of {self.config_class.__name__}. {right}")
+                continue
+            try:
+                values[name] = msgspec.convert(value, types[name])
+            except msgspec.ValidationError as error:
+                faults.append(f"`{key}`{inherited}: {error}")
+        return values, faults
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +135,7 @@ class StandardModelLoader:
         """Load the model of a card, or of a checkpoint of this family.
 
         Args:
-            card: A card, the name of one, or the path of a checkpoint.
+            card: A card, the name of one, or the path of its file or of a checkpoint.
             device: Where the weights shall lie; torch's default device if None.
             dtype: The dtype of all weights; if None, the narrowest that holds every weight exactly.
             mmap: Leave weights that need no change mapped to the file, privately: nothing is copied
@@ -152,15 +167,16 @@ class StandardModelLoader:
 
     def prepare(self, card: AssetCard) -> PreparedModel:
         """Build the model on the meta device and certify its checkpoint, from headers alone."""
-        if card.checkpoint is None:
+        path = card.checkpoint
+        if path is None:
             raise CardError(f"{card.source} names no checkpoint.", hint="Add a line such as `checkpoint: file:PATH`.")
-        checkpoint = open_checkpoint(card.checkpoint)
-        if card.model_arch is None and card.source == card.checkpoint:
+        checkpoint = open_checkpoint(path)
+        if card.model_arch is None and card.source == path:
             card = msgspec.structs.replace(card, model_arch=self._fitting_arch(checkpoint))
         config = self.config_loader(card)
         model = self.factory(config, device="meta")
         conversion = self.checkpoint_converter.choose(
-            checkpoint.manifest, model_manifest(model), config, what=str(card.checkpoint)
+            checkpoint.manifest, model_manifest(model), config, what=str(path)
         )
         return PreparedModel(card, config, model, checkpoint, conversion)
 
@@ -206,13 +222,15 @@ class ModelLoaders:
         """Load a model.
 
         Args:
-            card: A card, the name of one, or the path of a checkpoint that a card names.
+            card: A card, the name of one, or the path of its file or of a checkpoint that a card names.
             family: The family of a checkpoint that no card names.
 
         The other arguments, the result and the errors are those of `StandardModelLoader`.
         """
         if not isinstance(card, AssetCard):
             card = find_card(card, family=family)
+        elif family is None:
+            check_family(card)
         loader = self.get(family or card.model_family)
         return loader(card, device=device, dtype=dtype, mmap=mmap, gangs=gangs, progress=progress)
 
@@ -221,13 +239,19 @@ load_model = ModelLoaders()
 
 
 def find_card(name_or_path: str | Path, *, family: str | None = None) -> AssetCard:
-    """The card of that name, else the card of the checkpoint at that path.
+    """The card of that name or in that file, else the card of the checkpoint at that path.
 
     For a checkpoint that no card names, a bare card is made if the `family` is given.
+
+    Raises:
+        CardError: There is none, or it is malformed, or of a family that is not known. No family is imported.
     """
-    known = list(card_files())
-    if isinstance(name_or_path, str) and name_or_path in {path.stem for path in known}:
-        return retrieve_asset_card(name_or_path)
+    known = [] if is_card_path(name_or_path) else list(card_files())
+    if is_card_path(name_or_path) or (isinstance(name_or_path, str) and name_or_path in {path.stem for path in known}):
+        card = retrieve_asset_card(name_or_path)
+        if family is None:
+            check_family(card)
+        return card
     path = Path(name_or_path).expanduser().resolve()
     if not path.exists():
         raise CardError(
@@ -236,11 +260,28 @@ def find_card(name_or_path: str | Path, *, family: str | None = None) -> AssetCa
         )
     if family is not None:
         return AssetCard(path.name, family, source=path, checkpoint=path, tokenizer=path)
-    cards = [card for card in map(read_card, known) if card.checkpoint == path]
+    cards = [card for card in map(read_card, known) if (place := card.checkpoint_place) and place.uri == FileUri(path)]
     if len(cards) != 1:
         names = f"{len(cards)} cards name it: {', '.join(card.name for card in cards)}" if cards else "no card names it"
         raise CardError(f"Which family {path} is of is not known: {names}.", hint="Say which: `family=...`.")
+    check_family(cards[0])
     return cards[0]
+
+
+def check_family(card: AssetCard) -> None:
+    """Refuse a card of a family that is not known; no family is imported.
+
+    Raises:
+        CardError: Names the nearest families.
+    """
+    if card.model_family in families.modules:
+        return
+    try:
+        load_model.get(card.model_family)  # one that was registered by hand, and is in no table
+    except RegistryError as error:
+        raise CardError(
+            f"{card.file_of('model_family')}: the `model_family` {card.model_family!r} is not known.", hint=error.hint
+        ) from error
 
 
 def model_manifest(model: nn.Module) -> Manifest:

@@ -17,6 +17,9 @@ COMMANDS = {
     "convert": "Write a checkpoint in another layout.",
     "keymap": "Derive, compare and regenerate key maps.",
     "generate": "Continue a text with a model.",
+    "train": "Train a model by a recipe, and write a card for it.",
+    "cards": "List the cards of models.",
+    "show": "Show what a card says, and what model it makes.",
     "schema": "Print the JSON schema of specs, for editors.",
 }
 """Every command, and the first line of its help."""
