@@ -21,6 +21,7 @@ SIZES: dict[str, Any] = {
     "num_kv_heads": 2,
     "head_dim": 8,
     "ffn_inner_dim": 48,
+    "ffn_inner_dim_to_multiple": 1,
     "vocab_size": 64,
     "max_seq_len": 64,
 }

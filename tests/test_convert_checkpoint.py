@@ -33,7 +33,7 @@ from kinfold.scaffold.project import Project
 
 HERE = Path(__file__).parent
 SIZES = {
-    "model_dim": 64, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "ffn_inner_dim": 96,
+    "model_dim": 64, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "ffn_inner_dim": 96, "ffn_inner_dim_to_multiple": 1,
     "vocab_size": 256, "max_seq_len": 128,
 }  # fmt: skip
 ROPE = {"rope_theta": 5e4, "factor": 4.0}
@@ -429,7 +429,7 @@ def test_what_the_tables_do_not_know_is_no_guess(
     ("options", "said"),
     [
         ({"to": "gguf"}, "GGUF files are not written"),
-        ({"to": "meta"}, "Known: native, hf."),
+        ({"to": "meta"}, "Known: native, reference, hf, gguf-names."),
         ({"dtype": "int8"}, "not cast to 'int8'"),
         ({"format": "zip"}, "The format 'zip' is not known"),
         ({"max_shard_size": "big"}, "'big' is no size of a file"),

@@ -5,4 +5,7 @@
 
 FAMILIES: dict[str, str] = {
     "llama": "kinfold_zoo.llama",
+    "mistral": "kinfold_zoo.mistral",
+    "nllb": "kinfold_zoo.nllb",
+    "transformer": "kinfold_zoo.transformer",
 }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kinfold.loader import StandardModelConfigLoader, StandardModelLoader, load_model
     from kinfold.registry import ConfigRegistry, create_model, model_factories
     from kinfold.tokenizer import load_tokenizer
+    from kinfold.vocabulary import VocabularyInfo
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ __all__ = [
     "KinfoldError",
     "StandardModelConfigLoader",
     "StandardModelLoader",
+    "VocabularyInfo",
     "convert_checkpoint",
     "convert_model_state_dict",
     "create_model",
@@ -50,6 +52,7 @@ _HOMES = {
     "KinfoldError": "errors",
     "StandardModelConfigLoader": "loader",
     "StandardModelLoader": "loader",
+    "VocabularyInfo": "vocabulary",
     "convert_checkpoint": "conversion",
     "convert_model_state_dict": "keymap",
     "create_model": "registry",

@@ -31,6 +31,21 @@ class ConfigChecks:
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value <= 0):
                 self.faults.append(f"{name} = {value!r}: must be an int above 0, or None")
 
+    def share(self, *names: str) -> None:
+        """Each of these fields is a number from 0 to below 1."""
+        for name in names:
+            value = self._value(name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+                self.faults.append(f"{name} = {value!r}: must be a number from 0 to below 1")
+
+    def index(self, name: str, size: str) -> None:
+        """A field is None, or an int from 0 to below another field, which is left to `positive`."""
+        value, below = self._value(name), self._value(size)
+        if value is None or not isinstance(below, int) or below <= 0:
+            return
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < below:
+            self.faults.append(f"{name} = {value!r}: must be an int from 0 to below {size} = {below!r}, or None")
+
     def divides(self, divisor: str, dividend: str) -> None:
         """One field divides another; fields that are no positive ints are left to `positive`."""
         d, n = self._value(divisor), self._value(dividend)

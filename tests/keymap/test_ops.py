@@ -35,6 +35,7 @@ from kinfold.keymap.ops import (
     Unstack,
     whole,
 )
+from kinfold.keymap.ops.base import bits as ops_bits
 from kinfold.keymap.ops.base import size_of
 
 SIZES = st.integers(1, 4)
@@ -115,7 +116,13 @@ OPS = st.one_of(plain_ops(), composites())
 
 def bits(tensor: Tensor) -> Tensor:
     """What is compared: NaN and -0.0 too."""
-    return tensor.contiguous().flatten().view(torch.uint8)
+    return tensor.flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8)
+
+
+def test_a_single_value_may_have_any_stride() -> None:
+    value = torch.arange(4, dtype=torch.int16)[::2][1:]
+    assert value.is_contiguous()
+    assert ops_bits(value).tolist() == [[2, 0]]
 
 
 def same(a: Tensor, b: Tensor) -> bool:

@@ -19,6 +19,7 @@ SIZES: dict[str, Any] = {
     "num_kv_heads": 2,
     "head_dim": 12,
     "ffn_inner_dim": 80,
+    "ffn_inner_dim_to_multiple": 1,
     "vocab_size": 64,
     "max_seq_len": 64,
 }

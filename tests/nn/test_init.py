@@ -63,6 +63,7 @@ def tied() -> nn.Module:
         "num_kv_heads": 1,
         "head_dim": 8,
         "ffn_inner_dim": 8,
+        "ffn_inner_dim_to_multiple": 1,
     }
     return create_llama_model(LlamaConfig(**sizes, vocab_size=12, tied_embeddings=True))
 

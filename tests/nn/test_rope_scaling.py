@@ -21,7 +21,7 @@ from kinfold.nn import (
     Rotary,
     YarnScaling,
 )
-from kinfold.scaffold.spec import schema
+from kinfold.scaffold.spec import scaling
 
 DIM, THETA = 32, 50000.0
 SHORT, LONG = tuple(1 + i / 16 for i in range(16)), tuple(1.0 + i for i in range(16))
@@ -156,7 +156,7 @@ def test_longrope_needs_a_factor_for_each_frequency() -> None:
 @pytest.mark.parametrize("name", [cls.__name__ for cls in RopeScaling.__subclasses__()])
 def test_specs_spell_the_fields_alike(name: str) -> None:
     runtime = {field.name: field.default for field in fields(getattr(kinfold_nn, name))}
-    spec = {field.name: field.default for field in msgspec.structs.fields(getattr(schema, name))}
+    spec = {field.name: field.default for field in msgspec.structs.fields(getattr(scaling, name))}
     required = {MISSING: "required", msgspec.NODEFAULT: "required"}
     assert [(name, required.get(value, value)) for name, value in runtime.items()] == [
         (name, required.get(value, value)) for name, value in spec.items()

@@ -73,6 +73,6 @@ class LlamaModel(nn.Module):
         """
         state = DecodeState() if state is None else state
         state.extend(token_ids, padding_mask)
-        x = self.decoder_frontend(token_ids)  # (B, S, D)
+        x = self.decoder_frontend(token_ids, state)  # (B, S, D)
         x = self.decoder(x, state)
         return self.final_proj(x)

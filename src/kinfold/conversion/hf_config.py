@@ -23,7 +23,6 @@ _KEYS: Mapping[str, str] = {
     "num_heads": "num_attention_heads",
     "num_kv_heads": "num_key_value_heads",
     "head_dim": "head_dim",
-    "ffn_inner_dim": "intermediate_size",
     "vocab_size": "vocab_size",
     "max_seq_len": "max_position_embeddings",
     "norm_eps": "rms_norm_eps",
@@ -33,8 +32,14 @@ _KEYS: Mapping[str, str] = {
 }
 """Field of a family's config to the key that says it."""
 
-_OTHERWISE = frozenset({"rope_scaling", "tied_embeddings"})
-"""Fields that are said in another way."""
+_TOKENS: Mapping[str, str] = {"bos_idx": "bos_token_id", "eos_idx": "eos_token_id", "pad_idx": "pad_token_id"}
+"""Fields that are special tokens, which the checkpoint's own tokenizer knows better."""
+
+_OTHERWISE = frozenset({
+    *_TOKENS, "unk_idx", "ffn_inner_dim", "ffn_inner_dim_multiplier", "ffn_inner_dim_to_multiple", "rope_scaling",
+    "tied_embeddings",
+})  # fmt: skip
+"""Fields that are said in another way, or nowhere."""
 
 _GGUF_KEYS: Mapping[str, str] = {
     "num_heads": "attention.head_count",
@@ -75,7 +80,7 @@ _ACTIVATIONS: Mapping[str, str] = {
 """Modules, as torch prints them, to what Hugging Face calls them."""
 
 _MODULES = frozenset({
-    "Attention", "DecoderFrontend", "Embedding", "GatedFeedForward", "Linear", "ModuleList", "RMSNorm", "Rotary",
+    "Attention", "Embedding", "EmbeddingFrontend", "GatedFeedForward", "Linear", "ModuleList", "RMSNorm", "Rotary",
     "TiedProjection", *(text.partition("(")[0] for text in _ACTIVATIONS),
 })  # fmt: skip
 """The classes of torch and of `kinfold.nn` that Llama-shaped decoders are made of."""
@@ -88,6 +93,7 @@ _ALWAYS = frozenset({
     *(f"{_LAYER}{name}.weight" for name in ("self_attn_layer_norm", "ffn_layer_norm")),
 })  # fmt: skip
 _UNTIED = "final_proj.weight"
+_INNER = "decoder.layers.{}.ffn.inner_proj.weight"
 _PARTS: Mapping[str, frozenset[str]] = {
     "biases of q, k and v": frozenset(f"{_LAYER}self_attn.{name}_proj.bias" for name in ("q", "k", "v")),
     "a bias of the attention's output": frozenset({f"{_LAYER}self_attn.output_proj.bias"}),
@@ -151,12 +157,13 @@ def make_hf_config(config: Any, model: nn.Module, *, dtype: str, tokens: Mapping
         "architectures": [f"{prefix}ForCausalLM"],
         "model_type": model_type,
         **values,
+        "intermediate_size": model.get_parameter(_INNER.format(0)).shape[0],
         **switches,
         "hidden_act": _activation(model),
         "rope_scaling": rope_scaling(getattr(config, "rope_scaling", None)),
         "tie_word_embeddings": _UNTIED not in names,
         "dtype": dtype,
-        **{key: tokens.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
+        **{key: tokens.get(key, getattr(config, field, None)) for field, key in _TOKENS.items()},
     }
 
 

@@ -47,36 +47,58 @@ class KeyMap:
         return len(self.rules)
 
     def bind(self, config: object = None) -> BoundKeyMap:
-        """The key map for one config, which gives the sizes that rules name.
+        """The key map for one config, which gives the sizes that rules name, and says which rules hold.
 
         Raises:
-            KeyMapError: Lists every size that the config does not have, or that is no positive number.
+            KeyMapError: Lists every size that the config does not have, or that is no positive number, and every
+                switch that it does not have.
         """
-        faults: list[str] = []
-
-        def resolve(size: Size) -> int:
-            return prod(factor(part) for part in (size.split(" * ") if isinstance(size, str) else [size]))
-
-        def factor(size: Size) -> int:
-            number = int(size) if isinstance(size, str) and size.isdecimal() else size
-            number = getattr(config, number, None) if isinstance(number, str) else number
-            if _is_number(number) and number > 0:
-                return number
-            if isinstance(size, str) and not hasattr(config, size):
-                known = [name for name in dir(config) if _is_number(getattr(config, name, None))]
-                faults.append(f"{size!r} is no number of the config. {nearest(size, known) or ''}".rstrip())
-            else:
-                named = f"{size!r} is {number!r} in the config, which" if isinstance(size, str) else f"{size!r}"
-                faults.append(f"{named} is no positive number.")
-            return 1
-
+        values = _Values(config)
+        holding = []
         for rule in self.rules:
-            before = len(faults)
-            rule.make_op(resolve, 1 if rule.count is None else resolve(rule.count))
-            faults[before:] = [f"{rule}: {fault}" for fault in dict.fromkeys(faults[before:])]
-        if faults:
-            raise KeyMapError("The key map does not fit its config:", faults=faults)
-        return BoundKeyMap(self.rules, resolve)
+            before = len(values.faults)
+            if (rule.when is None or values.is_on(rule.when)) and not (rule.unless and values.is_on(rule.unless)):
+                holding.append(rule)
+            rule.make_op(values.resolve, 1 if rule.count is None else values.resolve(rule.count))
+            values.faults[before:] = [f"{rule}: {fault}" for fault in dict.fromkeys(values.faults[before:])]
+        if values.faults:
+            raise KeyMapError("The key map does not fit its config:", faults=values.faults)
+        return BoundKeyMap(tuple(holding), values.resolve)
+
+
+class _Values:
+    """What a config says of the sizes and switches that rules name; what it does not say is a fault."""
+
+    def __init__(self, config: object) -> None:
+        self._config = config
+        self.faults: list[str] = []
+
+    def resolve(self, size: Size) -> int:
+        """The number that a size stands for; 1 where there is none."""
+        return prod(self._factor(part) for part in (size.split(" * ") if isinstance(size, str) else [size]))
+
+    def is_on(self, switch: str) -> bool:
+        """Whether a switch is on: true, or a part that may be None and is not."""
+        value = getattr(self._config, switch, 0)
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            self.faults.append(f"{switch!r} is no switch of the config. {self._nearest(switch, bool)}".rstrip())
+        return value is not None and value is not False
+
+    def _factor(self, size: Size) -> int:
+        number = int(size) if isinstance(size, str) and size.isdecimal() else size
+        number = getattr(self._config, number, None) if isinstance(number, str) else number
+        if _is_number(number) and number > 0:
+            return number
+        if isinstance(size, str) and not hasattr(self._config, size):
+            self.faults.append(f"{size!r} is no number of the config. {self._nearest(size, int)}".rstrip())
+        else:
+            named = f"{size!r} is {number!r} in the config, which" if isinstance(size, str) else f"{size!r}"
+            self.faults.append(f"{named} is no positive number.")
+        return 1
+
+    def _nearest(self, name: str, kind: type) -> str:
+        known = [known for known in dir(self._config) if type(getattr(self._config, known, None)) is kind]
+        return nearest(name, known) or ""
 
 
 class BoundKeyMap:
@@ -141,7 +163,7 @@ class BoundKeyMap:
             infos = [target[name] for name in application.names(rule.targets, count) if name in target]
             source.update(_came_out(application.names(rule.sources, count), self.op(rule, count).inverse(), infos))
         for rule in self.rules:
-            if rule.repeats:
+            if rule.repeats and rule.written:
                 original = rule.repeats
                 matches = [found for name in source if (found := original.match(name)) is not None]
                 source.update((rule.sources[0].format(found), source[original.format(found)]) for found in matches)

@@ -50,6 +50,10 @@ class Rule:
         over: A hole that one application runs through, on either side.
         count: How many tensors there are over it; where None, as many as are found.
         repeats: The foreign tensor that the source is a copy of.
+        written: Whether a source that repeats another one is written on the way back.
+        when: The switch of the config that has to be on: a field that is true, or that may be None and is not. None
+            for a rule that always holds.
+        unless: The switch of the config that has to be off; None likewise.
         reason: Why the source is not needed.
     """
 
@@ -60,6 +64,9 @@ class Rule:
     over: str | None = None
     count: Size | None = None
     repeats: Pattern | None = None
+    written: bool = True
+    when: str | None = None
+    unless: str | None = None
     reason: str = ""
 
     def __post_init__(self) -> None:
@@ -110,9 +117,10 @@ class Rule:
         return hash(self.text)
 
 
-def rename(source: str, target: str) -> Rule:
-    """The tensor as it is, under another name."""
-    return _one_to_one("rename", source, target, {}, lambda size, count: Identity())
+def rename(source: str, target: str, *, unless: str | None = None) -> Rule:
+    """The tensor as it is, under another name; with `unless`, where that switch of the config is off."""
+    text = _text("rename", source, target, unless=unless)
+    return Rule(text, (Pattern(source),), (Pattern(target),), unless=unless)
 
 
 def transpose(source: str, target: str, *, dim0: int = 0, dim1: int = 1) -> Rule:
@@ -211,14 +219,22 @@ def unstack(source: str, target: str, *, over: str, count: Size) -> Rule:
     return Rule(text, (Pattern(source),), (Pattern(target),), make_op, over=over, count=count)
 
 
-def tie(source: str, *, to: str) -> Rule:
-    """A tensor there that repeats another one there; checked when it is loaded, copied when it is exported."""
-    return Rule(_text("tie", source, to=to), (Pattern(source),), repeats=Pattern(to))
+def tie(source: str, *, to: str, when: str | None = None, written: bool = True) -> Rule:
+    """A tensor there that repeats another one there; checked when it is loaded, copied when it is exported.
+
+    Args:
+        source: The tensor.
+        to: The one that it repeats.
+        when: The switch of the config that has to be on for that, as `"tied_embeddings"`; None if it always repeats it.
+        written: False where some checkpoints have the copy, and those that are exported shall not.
+    """
+    text = _text("tie", source, to=to, when=when, written=None if written else False)
+    return Rule(text, (Pattern(source),), repeats=Pattern(to), written=written, when=when)
 
 
-def drop(source: str, *, reason: str) -> Rule:
-    """A tensor there that is not needed here, and why."""
-    return Rule(_text("drop", source, reason=reason), (Pattern(source),), reason=reason)
+def drop(source: str, *, reason: str, when: str | None = None) -> Rule:
+    """A tensor there that is not needed here, and why; with `when`, only where that switch of the config is on."""
+    return Rule(_text("drop", source, reason=reason, when=when), (Pattern(source),), when=when, reason=reason)
 
 
 def _one_to_one(kind: str, source: str, target: str, options: Mapping[str, object], make_op: MakeOp) -> Rule:

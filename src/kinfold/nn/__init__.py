@@ -5,9 +5,10 @@ A model is put together `without_storage` and then gets it by `materialize`; no 
 
 from torch.nn import LayerNorm
 
-from kinfold.nn.attention import Attention
-from kinfold.nn.embedding import DecoderFrontend, TiedProjection
-from kinfold.nn.ffn import FeedForward, GatedFeedForward
+from kinfold.nn.absolute_position import LearnedPositions, SinusoidalPositions
+from kinfold.nn.attention import Attention, CrossAttention, MultiHeadAttention
+from kinfold.nn.embedding import EmbeddingFrontend, TiedEmbedding, TiedProjection
+from kinfold.nn.ffn import FeedForward, GatedFeedForward, scaled_inner_dim
 from kinfold.nn.init import materialize, without_storage
 from kinfold.nn.norm import RMSNorm
 from kinfold.nn.position import Rotary
@@ -19,24 +20,33 @@ from kinfold.nn.rope_scaling import (
     RopeScaling,
     YarnScaling,
 )
-from kinfold.nn.state import DecodeState
+from kinfold.nn.state import DecodeState, EncoderOutput, EncodeState, PassState
 
 __all__ = [
     "Attention",
+    "CrossAttention",
     "DecodeState",
-    "DecoderFrontend",
     "DynamicScaling",
+    "EmbeddingFrontend",
+    "EncodeState",
+    "EncoderOutput",
     "FeedForward",
     "GatedFeedForward",
     "LayerNorm",
+    "LearnedPositions",
     "LinearScaling",
     "Llama3Scaling",
     "LongRopeScaling",
+    "MultiHeadAttention",
+    "PassState",
     "RMSNorm",
     "RopeScaling",
     "Rotary",
+    "SinusoidalPositions",
+    "TiedEmbedding",
     "TiedProjection",
     "YarnScaling",
     "materialize",
+    "scaled_inner_dim",
     "without_storage",
 ]

@@ -3,29 +3,71 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import embedding, linear
+
+from kinfold.nn.absolute_position import LearnedPositions, SinusoidalPositions
+from kinfold.nn.state import PassState
 
 
-class DecoderFrontend(nn.Module):
-    """Gives each token its vector.
+class EmbeddingFrontend(nn.Module):
+    """Gives each token its vector: that of the vocabulary and, where there is one, that of its position.
 
     Args:
         embed: The vectors of the vocabulary.
+        scale: What they are multiplied by (Vaswani et al. 2017, section 3.4).
+        position: The vectors of the positions, which are added.
+        dropout: What the sum passes last.
+    """
+
+    def __init__(
+        self,
+        embed: nn.Embedding | TiedEmbedding,
+        *,
+        scale: float = 1.0,
+        position: SinusoidalPositions | LearnedPositions | None = None,
+        dropout: nn.Dropout | None = None,
+    ) -> None:
+        super().__init__()
+        self.embed = embed
+        self.scale = scale
+        self.position = position
+        self.dropout = dropout
+
+    def forward(self, token_ids: Tensor, state: PassState) -> Tensor:
+        """int64 (B, S) to (B, S, D)."""
+        x = self.embed(token_ids)
+        if self.scale != 1.0:
+            x = x * self.scale
+        if self.position is not None:
+            x = x + self.position(state).to(x.dtype)
+        return x if self.dropout is None else self.dropout(x)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}"
+
+
+class TiedEmbedding(nn.Module):
+    """Turns tokens into vectors by the embedding of another module.
+
+    It has no parameter of its own, nor a name in the state dict: there is one weight, under one name.
+
+    Args:
+        embed: The embedding, which belongs to another module.
     """
 
     def __init__(self, embed: nn.Embedding) -> None:
         super().__init__()
-        self.embed = embed
+        self._embed = [embed]  # in a list, so that torch does not count it as part of this module
 
     def forward(self, token_ids: Tensor) -> Tensor:
-        """int64 (B, S) to (B, S, D)."""
-        return self.embed(token_ids)
+        """int64 (...) to (..., D)."""
+        return embedding(token_ids, self._embed[0].weight)
 
 
 class TiedProjection(nn.Module):
     """Turns vectors into logits by the embedding that turned tokens into vectors (Press and Wolf 2017).
 
-    It has no parameter of its own, nor a name in the state dict: there is one weight, under one name.
+    Like `TiedEmbedding`, it has nothing of its own.
 
     Args:
         embed: The embedding, which belongs to another module.

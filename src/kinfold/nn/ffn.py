@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 
@@ -47,3 +49,11 @@ class GatedFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
         return self.output_proj(self.activation(self.gate_proj(x)) * self.inner_proj(x))
+
+
+def scaled_inner_dim(inner_dim: int, *, multiplier: float = 1.0, to_multiple: int = 1) -> int:
+    """An inner width as the code published with Llama works it out: multiplied, then rounded up to a multiple.
+
+    `scaled_inner_dim(10922, multiplier=1.3, to_multiple=1024)` is 14336, the width of Llama 3 8B.
+    """
+    return math.ceil(int(inner_dim * multiplier) / to_multiple) * to_multiple

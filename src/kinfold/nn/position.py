@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kinfold.errors import ConfigError
 from kinfold.nn.rope_scaling import RopeScaling, base_frequencies
-from kinfold.nn.state import DecodeState
+from kinfold.nn.state import PassState
 
 
 class Rotary(nn.Module):
@@ -45,7 +45,7 @@ class Rotary(nn.Module):
         """Whether a longer sequence turns the tokens before it differently too."""
         return self.scaling is not None and self.scaling.changes_with_length
 
-    def forward(self, x: Tensor, state: DecodeState, *, of_all: bool = False) -> Tensor:
+    def forward(self, x: Tensor, state: PassState, *, of_all: bool = False) -> Tensor:
         """Turn heads by the positions of their tokens.
 
         Args:
@@ -63,7 +63,7 @@ class Rotary(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.dim}, theta={self.theta}, scaling={self.scaling}"
 
-    def _tables(self, state: DecodeState, of_all: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _tables(self, state: PassState, of_all: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines, (S, dim), or (B, 1, S, dim) where there is padding."""
         positions = state.positions(of_all=of_all)
         frequencies, amplitude = self._frequencies(state, positions.device)
@@ -73,7 +73,7 @@ class Rotary(nn.Module):
             angles = angles[:, None]
         return (angles.cos() * amplitude).to(dtype), (angles.sin() * amplitude).to(dtype)
 
-    def _frequencies(self, state: DecodeState, device: torch.device) -> tuple[Tensor, float]:
+    def _frequencies(self, state: PassState, device: torch.device) -> tuple[Tensor, float]:
         """The frequencies, (dim / 2,), or (B, 1, dim / 2) where they differ with the tokens of a row; the amplitude."""
         if self.scaling is None:
             return base_frequencies(self.dim, self.theta, device), 1.0

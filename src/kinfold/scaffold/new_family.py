@@ -82,7 +82,8 @@ def render_family(name: str, project: Project, spec: Spec, *, checkpoint: Checkp
         "tests_path": project.tests,
         "checkpoint": _checkpoint_uri(checkpoint.path, project) if checkpoint else "",
     }
-    return format_sources(render("family", data), project.root, project.package)
+    files = {**render("family", data), **render(spec.model, data)}
+    return format_sources(files, project.root, project.package)
 
 
 def state_files(name: str, project: Project, spec: Spec, files: Files) -> Files:

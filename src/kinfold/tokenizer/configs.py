@@ -31,8 +31,12 @@ class Config(msgspec.Struct):
 
     bos_token_id: int | list[int] | None = None
     eos_token_id: int | list[int] | None = None
+    pad_token_id: int | list[int] | None = None
+    unk_token_id: int | list[int] | None = None
     bos_token: str | _Token | None = None
     eos_token: str | _Token | None = None
+    pad_token: str | _Token | None = None
+    unk_token: str | _Token | None = None
     chat_template: str | list[_ChatTemplate] | None = None
 
 
@@ -43,9 +47,9 @@ class Configs(msgspec.Struct):
     generation_config: Config
     config: Config
 
-    def bos_token_id(self, backend: Backend) -> int | None:
-        """What starts a text, which is the tokenizer's own affair."""
-        found = _ids(backend, "bos", (self.tokenizer_config, self.generation_config, self.config))
+    def token_id(self, kind: str, backend: Backend) -> int | None:
+        """The token that starts a text ("bos"), fills it up ("pad") and so on, which is the tokenizer's own affair."""
+        found = _ids(backend, kind, (self.tokenizer_config, self.generation_config, self.config))
         return found[0] if found else None
 
     def eos_token_ids(self, backend: Backend) -> tuple[int, ...]:

@@ -31,11 +31,14 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], *, place: str) -> Token
     _add_special_tokens(backend, stated)
     _put_tokens_around(backend, stated)
     stops = (stated.eos_token_id, stated.eot_token_id, stated.eom_token_id)
+    unknown = getattr(backend.model, "unk_token", None)  # the file's own number has a default, even where there is none
     return Tokenizer(
         backend,
         stated.bos_token_id,
         tuple(dict.fromkeys(stop for stop in stops if stop is not None)),
         stated.chat_template,
+        stated.padding_token_id,
+        backend.token_to_id(unknown) if unknown else None,
     )
 
 

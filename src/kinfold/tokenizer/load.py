@@ -42,7 +42,8 @@ def _from_json(file: Path) -> Tokenizer:
         raise TokenizerError(f"{file} is no tokenizer: {error}") from error
     configs = read_configs(file.parent)
     template = chat_template(file.parent, configs.tokenizer_config)
-    return Tokenizer(backend, configs.bos_token_id(backend), configs.eos_token_ids(backend), template)
+    bos, pad, unk = (configs.token_id(kind, backend) for kind in ("bos", "pad", "unk"))
+    return Tokenizer(backend, bos, configs.eos_token_ids(backend), template, pad, unk)
 
 
 def _from_gguf(path: Path) -> Tokenizer:

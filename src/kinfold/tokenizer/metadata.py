@@ -38,6 +38,7 @@ class GgufTokenizer(msgspec.Struct, frozen=True, kw_only=True, rename=_key):
     eot_token_id: int | None = None
     eom_token_id: int | None = None
     unknown_token_id: int = 0
+    padding_token_id: int | None = None
     add_bos_token: bool | None = None
     add_eos_token: bool = False
     add_space_prefix: bool = True
@@ -100,7 +101,14 @@ def _vocabulary_faults(tokenizer: GgufTokenizer) -> Iterator[str]:
 
 
 def _special_token_faults(tokenizer: GgufTokenizer) -> Iterator[str]:
-    for name in ("bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id", "unknown_token_id"):
+    for name in (
+        "bos_token_id",
+        "eos_token_id",
+        "eot_token_id",
+        "eom_token_id",
+        "unknown_token_id",
+        "padding_token_id",
+    ):
         number = getattr(tokenizer, name)
         if number is not None and not 0 <= number < len(tokenizer.tokens):
             yield f"{_key(name)} is {number}, and there are {len(tokenizer.tokens)} tokens"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kinfold.errors import TokenizerError
+from kinfold.vocabulary import VocabularyInfo
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -24,12 +25,22 @@ class Tokenizer:
         bos_token_id: The token that starts a text, if there is one.
         eos_token_ids: The tokens after which generation stops.
         chat_template: The Jinja template of a conversation, if the checkpoint has one.
+        pad_token_id: The token that fills a sequence up, if there is one.
+        unk_token_id: The token that stands for what is not in the vocabulary, if there is one.
     """
 
     backend: Backend
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     chat_template: str | None = None
+    pad_token_id: int | None = None
+    unk_token_id: int | None = None
+
+    @property
+    def vocab_info(self) -> VocabularyInfo:
+        """The size of the vocabulary and its special tokens; where several end a text, the first."""
+        eos_idx = self.eos_token_ids[0] if self.eos_token_ids else None
+        return VocabularyInfo(self.vocab_size, self.unk_token_id, self.bos_token_id, eos_idx, self.pad_token_id)
 
     @property
     def vocab_size(self) -> int:

@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 
 from kinfold.scaffold.spec.facts import Findings
 from kinfold.scaffold.spec.rope import note_rope
-from kinfold.scaffold.spec.schema import (
+from kinfold.scaffold.spec.scaling import (
     DynamicScaling,
     LinearScaling,
     Llama3Scaling,

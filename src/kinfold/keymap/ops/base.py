@@ -122,7 +122,10 @@ def bits(tensor: Tensor) -> Tensor:
     """The bytes of each value: uint8, (values, bytes of one); they tell -0.0 from 0.0, and NaN from NaN."""
     import torch
 
-    return tensor.flatten().contiguous().view(torch.uint8).view(tensor.numel(), tensor.itemsize)
+    flat = tensor.flatten()
+    if flat.stride(0) != 1:  # `contiguous` would leave a single value with the stride that it has
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).view(tensor.numel(), tensor.itemsize)
 
 
 def replaced(index: Index, dim: int, positions: Positions) -> Index:

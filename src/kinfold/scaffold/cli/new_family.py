@@ -75,16 +75,16 @@ def _ask(spec: Spec) -> Spec:
     """The spec with the sizes of its default arch as the user gives them."""
     import msgspec
 
-    from kinfold.scaffold.spec.schema import Arch
+    from kinfold.scaffold.spec.sizes import Arch
 
     name, sizes = next(iter(spec.sizes().items()))
     answers = {}
-    for field in msgspec.structs.fields(Arch):
-        value = getattr(sizes, field.name, None)
+    for size in dict.fromkeys([*spec.field_names(), "tied_embeddings"]):
+        value = getattr(sizes, size)
         if isinstance(value, bool):
-            answers[field.name] = click.confirm(field.name, default=value)
+            answers[size] = click.confirm(size, default=value)
         elif isinstance(value, int | float):
-            answers[field.name] = click.prompt(field.name, default=value, type=type(value))
+            answers[size] = click.prompt(size, default=value, type=type(value))
     return msgspec.structs.replace(spec, archs={**spec.archs, name: Arch(**answers)})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kinfold.keymap.ops.base import bits
 from kinfold.loader import PreparedModel
 from kinfold.scaffold.prove.proof import Check
 
@@ -43,5 +44,4 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors have the same dtype, shape and bits; NaN equals itself, 0.0 differs from -0.0."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    flat = (tensor.detach().contiguous().flatten().view(torch.uint8) for tensor in (a, b))
-    return torch.equal(*flat)
+    return torch.equal(bits(a.detach()), bits(b.detach()))

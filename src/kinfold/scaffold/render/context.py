@@ -6,34 +6,30 @@ import re
 from textwrap import shorten
 from typing import Any
 
-from kinfold.scaffold.keymap.layouts import Layout
+from kinfold.scaffold.keymap.layouts import DOCS
 from kinfold.scaffold.keymap.render import key_map_rules
 from kinfold.scaffold.naming import arch_function, class_prefix
 from kinfold.scaffold.render import parts
-from kinfold.scaffold.render.fields import Field, arch_changes, config_fields, field_names, scaling_classes
+from kinfold.scaffold.render.checks import checks
+from kinfold.scaffold.render.fields import Field, arch_changes, config_fields, scaling_classes
+from kinfold.scaffold.render.layers import layer, stack
 from kinfold.scaffold.spec.schema import Spec
+from kinfold.scaffold.spec.sizes import TOKENS
 
-_PART = re.compile(r"(?<![\w.])([A-Z]\w+)\(")
+_PART = re.compile(r"(?<![\w.])([A-Z]\w+|scaled_inner_dim)\(")
 
 
 def family_context(family: str, package: str, spec: Spec) -> dict[str, Any]:
-    """The values of the holes in `templates/family`.
+    """The values of the holes in the templates of a family.
 
     Args:
         family: The name of the family.
         package: The package it becomes a module of.
         spec: The spec.
     """
-    composed = {
-        "position": parts.rotary(spec),
-        "self_attn": parts.attention(spec),
-        "norm": parts.norm("config.model_dim"),
-        "ffn": parts.feed_forward(spec.ffn),
-        "final_proj": parts.final_projection(spec),
-    }
+    structure = _STRUCTURES[spec.model](spec)
     rules = {layout: key_map_rules(spec, layout) for layout in spec.key_maps}
     title = class_prefix(family)
-    scalings = scaling_classes(spec)
     archs = [_arch(*arch, spec=spec, title=title) for arch in arch_changes(spec)]
     return {
         "family": family,
@@ -41,28 +37,81 @@ def family_context(family: str, package: str, spec: Spec) -> dict[str, Any]:
         "title": title,
         "summary": _summary(title, spec),
         "functions": sorted([f"create_{family}_model", f"load_{family}_model", f"{family}_arch", f"{family}_archs"]),
-        "parts": {name: _indented(text) for name, text in composed.items()},
-        "nn_imports": sorted({*_PART.findall("\n".join(composed.values())), *scalings, *_FRAME_PARTS}),
+        **structure,
+        "inner_dim": parts.inner_dim(spec),
+        "nn_imports": sorted({*_used_parts(structure, parts.inner_dim(spec)), *scaling_classes(spec)}),
         "fields": "\n".join(_field(field) for field in config_fields(spec)),
-        "checks": "\n".join(_checks(spec)),
+        "tokens": [name for name in TOKENS if name in spec.field_names()],
+        "checks": "\n".join(f"            {check}" for check in checks(spec)),
         "archs": archs,
-        "arch_imports": sorted({name for arch in archs for name in _PART.findall(arch["body"]) if name in scalings}),
+        "arch_imports": sorted({name for arch in archs for name in _PART.findall(arch["body"])} & _scalings(spec)),
         "key_maps": {layout: ",\n    ".join(lines) for layout, lines in rules.items()},
-        "key_map_docs": _KEY_MAP_DOCS,
+        "key_map_docs": DOCS,
         "key_map_imports": sorted({"KeyMap", *(rule.partition("(")[0] for lines in rules.values() for rule in lines)}),
         "small": ", ".join(_small(spec)),
     }
 
 
-_FRAME_PARTS = ("DecoderFrontend", "materialize", "without_storage")
-_KEY_MAP_DOCS: dict[Layout, str] = {
-    "hf": "Hugging Face's names to ours.",
-    "gguf": "The names of llama.cpp's GGUF files to ours.",
-}
+def _decoder(spec: Spec) -> dict[str, Any]:
+    """A decoder alone."""
+    attention = parts.attention(spec, q_dim="q_dim", kv_dim="kv_dim", head_dim="config.head_dim")
+    return {
+        "classes": ["Decoder", "DecoderLayer", "Model"],
+        "shared": {"position": parts.rotary(spec)} if spec.rotary else {},
+        "layer_arguments": "config, position" if spec.rotary else "config",
+        "layer_parameters": ", position: Rotary" if spec.rotary else "",
+        "frontend": parts.frontend(spec, "embed"),
+        "decoder_layer": layer(spec, ("self_attn", "ffn"), "Attention, then feed-forward", {"self_attn": attention}),
+        "stack": stack(spec),
+        "final_proj": parts.final_projection(spec),
+    }
+
+
+def _encoder_decoder(spec: Spec) -> dict[str, Any]:
+    """An encoder, and a decoder that looks at what it gave."""
+    widths = {"q_dim": "config.model_dim", "kv_dim": "config.model_dim"}
+    self_attn, encoder_decoder_attn = (
+        parts.attention(spec, kind, **widths, head_dim="head_dim") for kind in ("Attention", "CrossAttention")
+    )
+    return {
+        "classes": ["Decoder", "DecoderLayer", "Encoder", "EncoderLayer", "Model"],
+        "encoder_frontend": parts.frontend(spec, "TiedEmbedding(embed)"),
+        "decoder_frontend": parts.frontend(spec, "embed"),
+        "encoder_layer": layer(
+            spec, ("self_attn", "ffn"), "Attention to all of the source, then feed-forward", {"self_attn": self_attn}
+        ),
+        "decoder_layer": layer(
+            spec,
+            ("self_attn", "encoder_decoder_attn", "ffn"),
+            "Attention to the tokens before, attention to the source, then feed-forward",
+            {"self_attn": self_attn, "encoder_decoder_attn": encoder_decoder_attn},
+        ),
+        "stack": stack(spec),
+        "final_proj": parts.final_projection(spec),
+    }
+
+
+_STRUCTURES = {"decoder": _decoder, "encoder_decoder": _encoder_decoder}
+
+
+def _used_parts(*values: Any) -> set[str]:
+    """The names of the parts that are called anywhere in some source text."""
+    found: set[str] = set()
+    for value in values:
+        if isinstance(value, str):
+            found |= set(_PART.findall(value))
+        elif isinstance(value, dict):
+            found |= _used_parts(*value.values())
+    return found
+
+
+def _scalings(spec: Spec) -> set[str]:
+    return set(scaling_classes(spec))
 
 
 def _summary(title: str, spec: Spec) -> str:
-    return f"{title}: {_plain(spec.description).rstrip('.') or 'a decoder-only language model'}."
+    kinds = {"decoder": "a decoder-only language model", "encoder_decoder": "an encoder and a decoder"}
+    return f"{title}: {_plain(spec.description).rstrip('.') or kinds[spec.model]}."
 
 
 def _plain(text: str) -> str:
@@ -70,26 +119,8 @@ def _plain(text: str) -> str:
     return shorten(text.replace("\\", "/").replace('"', "'"), 72, placeholder=" ...")
 
 
-def _indented(text: str) -> str:
-    """Source that goes into a hole four columns in; the formatter does the rest."""
-    return text.replace("\n", "\n    ")
-
-
 def _field(field: Field) -> str:
     return f'    {field.name}: {field.type} = {field.default}\n    """{field.doc}"""\n'
-
-
-def _checks(spec: Spec) -> list[str]:
-    names = field_names(spec)
-    numbers = [name for name in names if name not in ("rope_scaling", "sliding_window", "tied_embeddings")]
-    checks = [
-        f"check.positive({', '.join(repr(name) for name in numbers)})",
-        'check.divides("num_kv_heads", "num_heads")',
-        'check.even("head_dim")',
-    ]
-    if "sliding_window" in names:
-        checks.append('check.positive_or_none("sliding_window")')
-    return [f"            {check}" for check in checks]
 
 
 def _arch(name: str, changes: list[tuple[str, str]], *, spec: Spec, title: str) -> dict[str, str]:
@@ -111,11 +142,12 @@ def _arch(name: str, changes: list[tuple[str, str]], *, spec: Spec, title: str) 
 
 
 _SMALL = {
-    "model_dim": 64, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "ffn_inner_dim": 96, "vocab_size": 128,
-    "max_seq_len": 64, "sliding_window": 8,
+    "model_dim": 64, "num_layers": 2, "num_encoder_layers": 2, "num_decoder_layers": 2, "num_heads": 4,
+    "num_kv_heads": 2, "num_encoder_heads": 4, "num_decoder_heads": 4, "ffn_inner_dim": 96, "vocab_size": 128,
+    "unk_idx": None, "bos_idx": None, "eos_idx": None, "pad_idx": None, "max_seq_len": 64, "sliding_window": 8,
 }  # fmt: skip
 
 
 def _small(spec: Spec) -> list[str]:
     """The arguments that make a config small enough for a test, and still of the same structure."""
-    return [f"{name}={value}" for name, value in _SMALL.items() if name in field_names(spec)]
+    return [f"{name}={value}" for name, value in _SMALL.items() if name in spec.field_names()]

@@ -8,12 +8,8 @@ from typing import Any
 
 import msgspec
 
-from kinfold.scaffold.spec.schema import Arch, Spec
-
-_ALWAYS = (
-    "model_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_inner_dim", "vocab_size", "max_seq_len",
-    "norm_eps", "rope_theta",
-)  # fmt: skip
+from kinfold.scaffold.spec.schema import Spec
+from kinfold.scaffold.spec.sizes import Arch
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +27,11 @@ def config_fields(spec: Spec) -> list[Field]:
     archs = list(spec.sizes().values())
     docs = {field.name: _description(field.type) for field in msgspec.structs.fields(Arch)}
     fields = []
-    for name in field_names(spec):
+    for name in spec.field_names():
         values = [getattr(sizes, name) for sizes in archs]
         types = sorted({_type_name(value) for value in values}, key=lambda type_: (type_ == "None", type_))
         fields.append(Field(name, " | ".join(types), source(values[0]), docs[name]))
     return fields
-
-
-def field_names(spec: Spec) -> list[str]:
-    """The sizes that are fields of the config: those every family has, and those some arch of this one has."""
-    archs = list(spec.sizes().values())
-    optional = [name for name in ("rope_scaling", "sliding_window") if any(getattr(sizes, name) for sizes in archs)]
-    varying = ["tied_embeddings"] if len({sizes.tied_embeddings for sizes in archs}) > 1 else []
-    return [*_ALWAYS, *optional, *varying]
 
 
 def arch_changes(spec: Spec) -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -55,7 +43,7 @@ def arch_changes(spec: Spec) -> Iterator[tuple[str, list[tuple[str, str]]]]:
             name,
             [
                 (field, source(getattr(sizes, field)))
-                for field in field_names(spec)
+                for field in spec.field_names()
                 if getattr(sizes, field) != getattr(first, field)
             ],
         )

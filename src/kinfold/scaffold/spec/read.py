@@ -11,13 +11,13 @@ from typing import Any
 
 from kinfold.checkpoint import Checkpoint
 from kinfold.errors import UnsupportedError
-from kinfold.scaffold.keymap.layouts import Layout
 from kinfold.scaffold.spec.config import Config, left_over, note_config, plain_config
 from kinfold.scaffold.spec.config_keys import GGUF_ROTARY_PAIRS
 from kinfold.scaffold.spec.facts import ASSUMED, Fact, Findings
 from kinfold.scaffold.spec.rope import note_rope
-from kinfold.scaffold.spec.schema import Arch, Attention, FeedForward, KeyMapSpec, Sizes, Spec, check_spec
+from kinfold.scaffold.spec.schema import Attention, FeedForward, KeyMapSpec, Layout, Spec, check_spec
 from kinfold.scaffold.spec.shapes import note_shapes, note_tying
+from kinfold.scaffold.spec.sizes import Arch, Sizes
 from kinfold.scaffold.spec.tensors import TensorIndex, index_tensors
 
 
@@ -97,7 +97,7 @@ def _spec(findings: Findings, index: TensorIndex, arch: str, *, description: str
     key_map = KeyMapSpec(
         rotary_pairs=findings.value("rotary_pairs"),
         repeats_embedding=findings.value("repeats_embedding", False),
-        drop=index.recomputed,
+        drop={**index.recomputed},
     )
     return Spec(
         description=description,

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from kinfold.scaffold.spec.facts import ASSUMED, Findings
-from kinfold.scaffold.spec.schema import RopeScaling
+from kinfold.scaffold.spec.scaling import RopeScaling
 
 _KINDS: Mapping[str, str] = {"su": "longrope"}
 _FIELDS: Mapping[str, tuple[str, ...]] = {

@@ -1,82 +1,39 @@
 """The spec of a family: what its YAML file may say.
 
-A spec has two halves. Its structure (attention, feed-forward, positions) is the same for every arch and
-ends up as code; its archs are sizes, and end up as data. A size that is absent from every arch, such as a
-sliding window, is absent from the generated code too.
+A spec has two halves. Its structure (attention, feed-forward, norms, positions) is the same for every arch and
+ends up as code; its archs are sizes (`kinfold.scaffold.spec.sizes`), and end up as data. A size that is absent
+from every arch, such as a sliding window, is absent from the generated code too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta
 
 from kinfold.documents import decode_document, read_document
 from kinfold.errors import ConfigError
 from kinfold.scaffold.naming import arch_faults
+from kinfold.scaffold.spec.section import Section
+from kinfold.scaffold.spec.sizes import OPTIONAL, TOKENS, Arch, ModelKind, Sizes, complete, sizes_of, stated
 from kinfold.validation import ConfigChecks
 
-Layout = Literal["hf", "gguf"]
+Layout = Literal["hf", "gguf", "reference"]
 
 
-class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all parts of a spec have in common: unknown keys are refused."""
-
-
-class _Scaling(_Section, frozen=True, kw_only=True, tag_field="kind"):
-    """A published way to stretch rotary positions; the fields are those of its class in `kinfold.nn`."""
-
-
-class LinearScaling(_Scaling, frozen=True, kw_only=True, tag="linear"):
-    factor: float
-
-
-class DynamicScaling(_Scaling, frozen=True, kw_only=True, tag="dynamic"):
-    factor: float
-    original_max_seq_len: int
-
-
-class Llama3Scaling(_Scaling, frozen=True, kw_only=True, tag="llama3"):
-    factor: float
-    original_max_seq_len: int
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-
-
-class YarnScaling(_Scaling, frozen=True, kw_only=True, tag="yarn"):
-    factor: float
-    original_max_seq_len: int
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    attention_factor: float | None = None
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    truncate: bool = True
-
-
-class LongRopeScaling(_Scaling, frozen=True, kw_only=True, tag="longrope"):
-    short_factors: tuple[float, ...]
-    long_factors: tuple[float, ...]
-    original_max_seq_len: int
-    factor: float = 1.0
-    attention_factor: float | None = None
-
-
-RopeScaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling | LongRopeScaling
-
-
-class Attention(_Section, frozen=True, kw_only=True):
-    """Self-attention: causal, multi-head, grouped-query (Ainslie et al. 2023) or multi-query."""
+class Attention(Section, frozen=True, kw_only=True):
+    """Attention: multi-head, grouped-query (Ainslie et al. 2023) or multi-query."""
 
     qkv_bias: Annotated[bool, Meta(description="The query, key and value projections have a bias.")] = False
     output_bias: Annotated[bool, Meta(description="The output projection has a bias.")] = False
     qk_norm: Annotated[bool, Meta(description="Queries and keys pass an RMS norm per head.")] = False
 
 
-class FeedForward(_Section, frozen=True, kw_only=True):
+class FeedForward(Section, frozen=True, kw_only=True):
     """The feed-forward network of a layer."""
 
     kind: Annotated[Literal["gated", "plain"], Meta(description="Gated (Shazeer 2020) or plain.")] = "gated"
@@ -84,48 +41,43 @@ class FeedForward(_Section, frozen=True, kw_only=True):
     bias: Annotated[bool, Meta(description="The projections have a bias.")] = False
 
 
-class Sizes(_Section, frozen=True, kw_only=True):
-    """All sizes of one arch."""
+class Norm(Section, frozen=True, kw_only=True):
+    """The norms of the layers."""
 
-    model_dim: int = 2048
-    num_layers: int = 16
-    num_heads: int = 32
-    num_kv_heads: int = 32
-    head_dim: int = 64
-    ffn_inner_dim: int = 8192
-    vocab_size: int = 128256
-    max_seq_len: int = 8192
-    norm_eps: float = 1e-5
-    rope_theta: float = 500000.0
-    rope_scaling: RopeScaling | None = None
-    sliding_window: int | None = None
-    tied_embeddings: bool = False
+    kind: Annotated[
+        Literal["rms", "layer"],
+        Meta(description="By the root mean square (Zhang and Sennrich 2019), or a layer norm (Ba et al. 2016)."),
+    ] = "rms"
+    order: Annotated[
+        Literal["pre", "post"],
+        Meta(description="Before each sublayer and after the last layer, or after each sum (Xiong et al. 2020)."),
+    ] = "pre"
 
 
-class Arch(_Section, frozen=True, kw_only=True):
-    """The sizes that one arch sets; what it leaves out is as in the first arch, and there as in `Sizes`."""
+class Position(Section, frozen=True, kw_only=True):
+    """How a model knows the order of its tokens."""
 
-    model_dim: Annotated[int | UnsetType, Meta(description="Width of the residual stream.")] = UNSET
-    num_layers: Annotated[int | UnsetType, Meta(description="Number of decoder layers.")] = UNSET
-    num_heads: Annotated[int | UnsetType, Meta(description="Number of query heads.")] = UNSET
-    num_kv_heads: Annotated[int | UnsetType, Meta(description="Number of key and value heads.")] = UNSET
-    head_dim: Annotated[int | UnsetType, Meta(description="Width of one head.")] = UNSET
-    ffn_inner_dim: Annotated[int | UnsetType, Meta(description="Inner width of the feed-forward network.")] = UNSET
-    vocab_size: Annotated[int | UnsetType, Meta(description="Number of tokens in the vocabulary.")] = UNSET
-    max_seq_len: Annotated[int | UnsetType, Meta(description="Longest sequence it was trained on, in tokens.")] = UNSET
-    norm_eps: Annotated[float | UnsetType, Meta(description="What norms add to the variance.")] = UNSET
-    rope_theta: Annotated[float | UnsetType, Meta(description="Base of the rotary frequencies.")] = UNSET
-    rope_scaling: Annotated[RopeScaling | UnsetType | None, Meta(description="How rotary positions are stretched.")] = (
-        UNSET
-    )
-    sliding_window: Annotated[int | UnsetType | None, Meta(description="How many tokens back attention reaches.")] = (
-        UNSET
-    )
-    tied_embeddings: Annotated[bool | UnsetType, Meta(description="The output projection is the embedding.")] = UNSET
-    description: Annotated[str, Meta(description="One line about this arch.")] = ""
+    kind: Annotated[
+        Literal["rotary", "sinusoidal", "learned"],
+        Meta(description="Turning queries and keys, or a vector added to each token's, computed or learned."),
+    ] = "rotary"
+    start: Annotated[int, Meta(description="The number of the first position; 2 as in fairseq.", ge=0)] = 0
 
 
-class KeyMapSpec(_Section, frozen=True, kw_only=True):
+class Embedding(Section, frozen=True, kw_only=True):
+    """From tokens to vectors."""
+
+    scaled: Annotated[bool, Meta(description="Vectors are multiplied by the square root of their width.")] = False
+
+
+class Drop(Section, frozen=True, kw_only=True):
+    """A tensor that is not needed in some archs."""
+
+    reason: Annotated[str, Meta(description="Why it is not needed.")]
+    when: Annotated[str, Meta(description="The field of the config that has to be true, or set.")]
+
+
+class KeyMapSpec(Section, frozen=True, kw_only=True):
     """How checkpoints of one layout differ from the family's own, names apart."""
 
     rotary_pairs: Annotated[
@@ -133,17 +85,27 @@ class KeyMapSpec(_Section, frozen=True, kw_only=True):
         Meta(description="Which dimensions of a head rotate together: the two halves, or neighbours."),
     ] = "halves"
     repeats_embedding: Annotated[
-        bool, Meta(description="The tied embedding is stored a second time, as the output projection.")
+        bool, Meta(description="A tied embedding is stored a second time, as the output projection.")
     ] = False
-    drop: Annotated[dict[str, str], Meta(description="Tensors that are not needed: pattern to reason.")] = {}
+    copies: Annotated[
+        dict[str, str],
+        Meta(description="Tensors that some checkpoints hold although they repeat another one: name to that one."),
+    ] = msgspec.field(default_factory=dict)
+    drop: Annotated[dict[str, str | Drop], Meta(description="Tensors that are not needed: pattern to reason.")] = (
+        msgspec.field(default_factory=dict)
+    )
 
 
-class Spec(_Section, frozen=True, kw_only=True):
+class Spec(Section, frozen=True, kw_only=True):
     """A model family."""
 
     description: Annotated[str, Meta(description="One line about the family, for its docstrings.")] = ""
+    model: Annotated[ModelKind, Meta(description="A decoder alone, or an encoder and a decoder.")] = "decoder"
     attention: Attention = Attention()
     ffn: FeedForward = FeedForward()
+    norm: Norm = Norm()
+    position: Position = Position()
+    embedding: Embedding = Embedding()
     key_maps: Annotated[dict[Layout, KeyMapSpec], Meta(description="The layouts that its checkpoints come in.")] = (
         msgspec.field(default_factory=lambda: {"hf": KeyMapSpec()})
     )
@@ -151,26 +113,24 @@ class Spec(_Section, frozen=True, kw_only=True):
         msgspec.field(default_factory=lambda: {"1b": Arch(num_kv_heads=8)})
     )
 
+    @property
+    def rotary(self) -> bool:
+        """Whether positions turn queries and keys."""
+        return self.position.kind == "rotary"
+
     def sizes(self) -> dict[str, Sizes]:
-        """The sizes of every arch, completed: its own, then the first arch's, then the defaults of `Sizes`.
+        """The sizes of every arch, completed: its own, then the first arch's, then the defaults of `Sizes`."""
+        own = {name: stated(arch) for name, arch in self.archs.items()}
+        first = next(iter(own.values()))
+        return {name: complete({**first, **values}) for name, values in own.items()}
 
-        Where neither arch sets them, heads share the width, and each has its own key and value.
-        """
-        stated = {name: _stated(arch) for name, arch in self.archs.items()}
-        first = next(iter(stated.values()))
-        return {name: _complete({**first, **own}) for name, own in stated.items()}
-
-
-def _stated(arch: Arch) -> dict[str, Any]:
-    """The sizes that an arch sets itself."""
-    return {name: value for name in Sizes.__struct_fields__ if (value := getattr(arch, name)) is not UNSET}
-
-
-def _complete(values: dict[str, Any]) -> Sizes:
-    sizes = Sizes(**values)
-    heads = sizes.num_heads
-    derived = {"num_kv_heads": heads, "head_dim": sizes.model_dim // heads if heads > 0 else 0}
-    return msgspec.structs.replace(sizes, **{name: v for name, v in derived.items() if name not in values})
+    def field_names(self) -> list[str]:
+        """The sizes that are fields of the config: those every such family has, and those some arch of it has."""
+        archs = list(self.sizes().values())
+        absent = {name for name, off in OPTIONAL.items() if all(getattr(sizes, name) == off for sizes in archs)}
+        if len({sizes.tied_embeddings for sizes in archs}) == 1:
+            absent.add("tied_embeddings")
+        return [name for name in sizes_of(self.model, rotary=self.rotary) if name not in absent]
 
 
 def read_spec(path: Path) -> Spec:
@@ -188,21 +148,10 @@ def parse_spec(text: str, *, place: str) -> Spec:
 
 
 def check_spec(spec: Spec, *, place: str) -> None:
-    """Raise a `ConfigError` with every number of every arch that does not fit."""
-    faults = arch_faults(spec.archs)
-    first = _stated(next(iter(spec.archs.values())))
+    """Raise a `ConfigError` with everything that does not fit: parts that exclude each other, numbers of archs."""
+    faults = [*_structure_faults(spec), *arch_faults(spec.archs)]
     for name, sizes in spec.sizes().items():
-        check = ConfigChecks(sizes)
-        check.positive(
-            "model_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_inner_dim", "vocab_size",
-            "max_seq_len", "norm_eps", "rope_theta",
-        )  # fmt: skip
-        check.positive_or_none("sliding_window")
-        check.divides("num_kv_heads", "num_heads")
-        check.even("head_dim")
-        if "head_dim" not in first and spec.archs[name].head_dim is UNSET:
-            check.divides("num_heads", "model_dim")
-        faults += [f"archs.{name}: {fault}" for fault in check.faults]
+        faults += [f"archs.{name}: {fault}" for fault in _size_faults(spec, name, sizes)]
     if faults:
         raise ConfigError(f"{place} does not fit together:", faults=faults)
 
@@ -210,8 +159,9 @@ def check_spec(spec: Spec, *, place: str) -> None:
 def dump_spec(spec: Spec) -> str:
     """The spec as YAML: the first arch with all its sizes, the rest without what is as it would be anyway."""
     name, sizes = next(iter(spec.sizes().items()))
-    described = Arch(**msgspec.structs.asdict(sizes), description=spec.archs[name].description)
-    spec = msgspec.structs.replace(spec, archs={**spec.archs, name: described})
+    known = {size: getattr(sizes, size) for size in spec.field_names()}
+    kept = {**known, "tied_embeddings": sizes.tied_embeddings, "description": spec.archs[name].description}
+    spec = msgspec.structs.replace(spec, archs={**spec.archs, name: Arch(**kept)})
     tree, default = msgspec.to_builtins(spec), msgspec.to_builtins(Spec())
     tree = {key: value for key, value in tree.items() if value != default[key]}
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
@@ -220,3 +170,42 @@ def dump_spec(spec: Spec) -> str:
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a spec file, for editors."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(Spec)}
+
+
+def _structure_faults(spec: Spec) -> Iterator[str]:
+    if spec.model == "encoder_decoder":
+        if spec.rotary:
+            yield "position.kind = rotary: an encoder and decoder has `sinusoidal` or `learned` positions"
+        if spec.attention.qk_norm:
+            yield "attention.qk_norm = true: attention of a decoder to its encoder has no norms of q and k"
+        if unknown := sorted(spec.key_maps.keys() - {"hf"}):
+            yield f"key_maps.{unknown[0]}: the layout is not known for an encoder and decoder; known: hf"
+    if spec.rotary and spec.position.start:
+        yield f"position.start = {spec.position.start}: rotary positions always begin at 0"
+
+
+def _size_faults(spec: Spec, name: str, sizes: Sizes) -> Iterator[str]:
+    own, first = stated(spec.archs[name]), stated(next(iter(spec.archs.values())))
+    known = sizes_of(spec.model, rotary=spec.rotary)
+    for size in own:
+        if size not in known:
+            yield f"{size} is no size of such a model; known: {', '.join(known)}"
+    check = ConfigChecks(sizes)
+    check.positive(*(size for size in known if size not in OPTIONAL and size != "tied_embeddings"))
+    check.positive("ffn_inner_dim_multiplier", "ffn_inner_dim_to_multiple")
+    check.share("dropout_p")
+    for token in TOKENS:
+        check.index(token, "vocab_size")
+    if spec.model == "encoder_decoder":
+        check.divides("num_encoder_heads", "model_dim")
+        check.divides("num_decoder_heads", "model_dim")
+    else:
+        check.positive_or_none("sliding_window")
+        check.divides("num_kv_heads", "num_heads")
+        if "head_dim" not in first and spec.archs[name].head_dim is UNSET:
+            check.divides("num_heads", "model_dim")
+    if spec.rotary:
+        check.even("head_dim")
+    if spec.position.kind == "sinusoidal":
+        check.even("model_dim")
+    yield from check.faults

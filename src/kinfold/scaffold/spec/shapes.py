@@ -37,7 +37,7 @@ def note_shapes(index: TensorIndex, config: Config, findings: Findings) -> None:
     for native, dims in _REQUIRED.items():
         found = index.one(native)
         if found is None:
-            faults.append(f"no tensor is called {LAYOUTS[index.layout][native]}")
+            faults.append(f"no tensor is called {LAYOUTS['decoder'][index.layout][native]}")
         elif len(found[1]) != dims:
             faults.append(f"tensor {found[0]} {found[1]}: {dims} dimensions were expected")
     findings.faults += faults

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kinfold.checkpoint import Checkpoint, TensorInfo
-from kinfold.scaffold.keymap.layouts import CONTAINERS, LAYOUTS, RECOMPUTED, Layout
+from kinfold.scaffold.keymap.layouts import CONTAINERS, LAYOUTS, RECOMPUTED
+from kinfold.scaffold.spec.schema import Layout
 
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -44,7 +45,7 @@ class TensorIndex:
 def index_tensors(checkpoint: Checkpoint) -> TensorIndex:
     """Look every tensor of a checkpoint up in the layout that its kind of file has."""
     layout = CONTAINERS[checkpoint.layout]
-    native = {foreign: native for native, foreign in LAYOUTS[layout].items()}
+    native = {foreign: native for native, foreign in LAYOUTS["decoder"][layout].items()}
     index = TensorIndex(layout)
     unknown: dict[str, list[str]] = {}
     for name, info in checkpoint.manifest.items():

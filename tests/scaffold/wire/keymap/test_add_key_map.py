@@ -11,7 +11,7 @@ from ruff import find_ruff_bin
 from kinfold.errors import WiringError
 from kinfold.scaffold.wire.keymap import add_key_map, read_key_maps
 
-LLAMA = Path(__file__).parents[4] / "generated/kinfold_zoo/llama/loader.py"
+MISTRAL = Path(__file__).parents[4] / "generated/kinfold_zoo/mistral/loader.py"
 
 TEXTS = [
     'rename("output_norm.weight", "decoder.layer_norm.weight")',
@@ -186,7 +186,7 @@ def test_what_was_formatted_stays_formatted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [88, 120])
 def test_the_docstring_and_no_rules_at_all(width: int, tmp_path: Path) -> None:
     words = 'Names \\ of """theirs""" to "ours"'
-    added = add_key_map(LLAMA.read_bytes(), "gguf", (), docstring=words, width=width)
+    added = add_key_map(MISTRAL.read_bytes(), "gguf", (), docstring=words, width=width)
     assert b'\n\ngguf_key_map = KeyMap()\n"""Names ' in added
     found: dict[str, str] = {}
     line = added.decode().partition("gguf_key_map = KeyMap()\n")[2].partition("\n")[0]
@@ -195,7 +195,7 @@ def test_the_docstring_and_no_rules_at_all(width: int, tmp_path: Path) -> None:
     (tmp_path / "loader.py").write_bytes(added)
     subprocess.run([find_ruff_bin(), "format", "--isolated", "--line-length", "120", "--check", tmp_path], check=True)
     with pytest.raises(ValueError, match="no single line"):
-        add_key_map(LLAMA.read_bytes(), "gguf", (), docstring="a\nb")
+        add_key_map(MISTRAL.read_bytes(), "gguf", (), docstring="a\nb")
 
 
 HEAD = "from kinfold import CheckpointConverter\nfrom kinfold.keymap import KeyMap, rename\n"
@@ -228,11 +228,11 @@ def test_refused_with_the_line(source: str, fault: str) -> None:
 
 
 def test_a_second_time_is_refused() -> None:
-    added = add(LLAMA.read_bytes(), *TEXTS)
+    added = add(MISTRAL.read_bytes(), *TEXTS)
     with pytest.raises(WiringError, match="there is one already, gguf_key_map"):
         add(added, *TEXTS)
 
 
 def test_a_layout_has_to_be_a_name() -> None:
     with pytest.raises(WiringError, match="'g-guf' cannot be the name of a layout"):
-        add_key_map(LLAMA.read_bytes(), "g-guf", (), docstring="Words.")
+        add_key_map(MISTRAL.read_bytes(), "g-guf", (), docstring="Words.")

@@ -24,6 +24,9 @@ def config() -> LlamaConfig:
         num_kv_heads=2,
         ffn_inner_dim=96,
         vocab_size=128,
+        unk_idx=None,
+        bos_idx=None,
+        eos_idx=None,
         max_seq_len=64,
     )
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from kinfold import VocabularyInfo
 from kinfold.nn import (
     Attention,
-    DecoderFrontend,
+    EmbeddingFrontend,
     GatedFeedForward,
     Llama3Scaling,
     RMSNorm,
     Rotary,
     TiedProjection,
     materialize,
+    scaled_inner_dim,
     without_storage,
 )
 from kinfold.validation import checking
@@ -41,11 +43,26 @@ class LlamaConfig:
     head_dim: int = 128
     """Width of one head."""
 
-    ffn_inner_dim: int = 11008
+    ffn_inner_dim: int = 10922
     """Inner width of the feed-forward network."""
+
+    ffn_inner_dim_multiplier: float = 1.0
+    """What `ffn_inner_dim` is multiplied by first."""
+
+    ffn_inner_dim_to_multiple: int = 256
+    """What it is then rounded up to a multiple of."""
 
     vocab_size: int = 32000
     """Number of tokens in the vocabulary."""
+
+    unk_idx: int | None = 0
+    """The token for what is not in the vocabulary."""
+
+    bos_idx: int = 1
+    """The token that begins a sequence."""
+
+    eos_idx: int = 2
+    """The token that ends a sequence."""
 
     max_seq_len: int = 2048
     """Longest sequence it was trained on, in tokens."""
@@ -65,6 +82,16 @@ class LlamaConfig:
     init_std: float = 0.02
     """Standard deviation of fresh weights."""
 
+    @property
+    def vocab_info(self) -> VocabularyInfo:
+        """The vocabulary and its special tokens."""
+        return VocabularyInfo(
+            self.vocab_size,
+            unk_idx=self.unk_idx,
+            bos_idx=self.bos_idx,
+            eos_idx=self.eos_idx,
+        )
+
     def validate(self) -> None:
         """Raise a `ConfigError` that lists every value that does not fit."""
         with checking(self) as check:
@@ -75,6 +102,8 @@ class LlamaConfig:
                 "num_kv_heads",
                 "head_dim",
                 "ffn_inner_dim",
+                "ffn_inner_dim_multiplier",
+                "ffn_inner_dim_to_multiple",
                 "vocab_size",
                 "max_seq_len",
                 "norm_eps",
@@ -82,6 +111,9 @@ class LlamaConfig:
             )
             check.divides("num_kv_heads", "num_heads")
             check.even("head_dim")
+            check.index("unk_idx", "vocab_size")
+            check.index("bos_idx", "vocab_size")
+            check.index("eos_idx", "vocab_size")
 
 
 def create_llama_model(
@@ -102,7 +134,7 @@ def create_llama_model(
         embed = nn.Embedding(config.vocab_size, config.model_dim)
         position = Rotary(config.head_dim, theta=config.rope_theta, scaling=config.rope_scaling)
         model = LlamaModel(
-            decoder_frontend=DecoderFrontend(embed),
+            decoder_frontend=EmbeddingFrontend(embed),
             decoder=LlamaDecoder(
                 [_create_layer(config, position) for _ in range(config.num_layers)],
                 layer_norm=RMSNorm(config.model_dim, eps=config.norm_eps),
@@ -117,6 +149,9 @@ def create_llama_model(
 def _create_layer(config: LlamaConfig, position: Rotary) -> LlamaDecoderLayer:
     q_dim = config.num_heads * config.head_dim
     kv_dim = config.num_kv_heads * config.head_dim
+    inner_dim = scaled_inner_dim(
+        config.ffn_inner_dim, multiplier=config.ffn_inner_dim_multiplier, to_multiple=config.ffn_inner_dim_to_multiple
+    )
     self_attn = Attention(
         q_proj=nn.Linear(config.model_dim, q_dim, bias=False),
         k_proj=nn.Linear(config.model_dim, kv_dim, bias=False),
@@ -126,9 +161,9 @@ def _create_layer(config: LlamaConfig, position: Rotary) -> LlamaDecoderLayer:
         position=position,
     )
     ffn = GatedFeedForward(
-        gate_proj=nn.Linear(config.model_dim, config.ffn_inner_dim, bias=False),
-        inner_proj=nn.Linear(config.model_dim, config.ffn_inner_dim, bias=False),
-        output_proj=nn.Linear(config.ffn_inner_dim, config.model_dim, bias=False),
+        gate_proj=nn.Linear(config.model_dim, inner_dim, bias=False),
+        inner_proj=nn.Linear(config.model_dim, inner_dim, bias=False),
+        output_proj=nn.Linear(inner_dim, config.model_dim, bias=False),
         activation=nn.SiLU(),
     )
     return LlamaDecoderLayer(

@@ -1,0 +1,60 @@
+"""Loading Mistral checkpoints: the key maps, the converter and the loader."""
+
+from __future__ import annotations
+
+from kinfold import CheckpointConverter, StandardModelConfigLoader, StandardModelLoader, load_model, model_factories
+from kinfold.keymap import KeyMap, drop, permute_rotary, rename
+
+from kinfold_zoo.mistral.archs import mistral_archs
+from kinfold_zoo.mistral.factory import MistralConfig, create_mistral_model
+
+reference_key_map = KeyMap(
+    rename("tok_embeddings.weight", "decoder_frontend.embed.weight"),
+    permute_rotary(
+        "layers.{layer}.attention.wq.weight", "decoder.layers.{layer}.self_attn.q_proj.weight", heads="num_heads"
+    ),
+    permute_rotary(
+        "layers.{layer}.attention.wk.weight", "decoder.layers.{layer}.self_attn.k_proj.weight", heads="num_kv_heads"
+    ),
+    rename("layers.{layer}.attention.wv.weight", "decoder.layers.{layer}.self_attn.v_proj.weight"),
+    rename("layers.{layer}.attention.wo.weight", "decoder.layers.{layer}.self_attn.output_proj.weight"),
+    rename("layers.{layer}.attention_norm.weight", "decoder.layers.{layer}.self_attn_layer_norm.weight"),
+    rename("layers.{layer}.feed_forward.w1.weight", "decoder.layers.{layer}.ffn.gate_proj.weight"),
+    rename("layers.{layer}.feed_forward.w3.weight", "decoder.layers.{layer}.ffn.inner_proj.weight"),
+    rename("layers.{layer}.feed_forward.w2.weight", "decoder.layers.{layer}.ffn.output_proj.weight"),
+    rename("layers.{layer}.ffn_norm.weight", "decoder.layers.{layer}.ffn_layer_norm.weight"),
+    rename("norm.weight", "decoder.layer_norm.weight"),
+    rename("output.weight", "final_proj.weight"),
+    drop("rope.freqs", reason="recomputed from rope_theta"),
+)
+"""The names of the authors' own code to ours."""
+
+hf_key_map = KeyMap(
+    rename("model.embed_tokens.weight", "decoder_frontend.embed.weight"),
+    rename("model.layers.{layer}.self_attn.q_proj.weight", "decoder.layers.{layer}.self_attn.q_proj.weight"),
+    rename("model.layers.{layer}.self_attn.k_proj.weight", "decoder.layers.{layer}.self_attn.k_proj.weight"),
+    rename("model.layers.{layer}.self_attn.v_proj.weight", "decoder.layers.{layer}.self_attn.v_proj.weight"),
+    rename("model.layers.{layer}.self_attn.o_proj.weight", "decoder.layers.{layer}.self_attn.output_proj.weight"),
+    rename("model.layers.{layer}.input_layernorm.weight", "decoder.layers.{layer}.self_attn_layer_norm.weight"),
+    rename("model.layers.{layer}.mlp.gate_proj.weight", "decoder.layers.{layer}.ffn.gate_proj.weight"),
+    rename("model.layers.{layer}.mlp.up_proj.weight", "decoder.layers.{layer}.ffn.inner_proj.weight"),
+    rename("model.layers.{layer}.mlp.down_proj.weight", "decoder.layers.{layer}.ffn.output_proj.weight"),
+    rename("model.layers.{layer}.post_attention_layernorm.weight", "decoder.layers.{layer}.ffn_layer_norm.weight"),
+    rename("model.norm.weight", "decoder.layer_norm.weight"),
+    rename("lm_head.weight", "final_proj.weight"),
+)
+"""Hugging Face's names to ours."""
+
+convert_mistral_checkpoint = CheckpointConverter(
+    reference=reference_key_map,
+    hf=hf_key_map,
+)
+
+load_mistral_model = StandardModelLoader(
+    config_loader=StandardModelConfigLoader("mistral", MistralConfig, mistral_archs),
+    factory=create_mistral_model,
+    checkpoint_converter=convert_mistral_checkpoint,
+)
+
+model_factories.register("mistral", create_mistral_model, MistralConfig, mistral_archs)
+load_model.register("mistral", load_mistral_model)

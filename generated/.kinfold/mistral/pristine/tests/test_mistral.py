@@ -1,0 +1,75 @@
+"""Mistral: archs, a training step, cached decoding and key maps, made small."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from kinfold import generate
+from torch.nn.functional import cross_entropy
+
+from kinfold_zoo.mistral import MistralConfig, create_mistral_model, mistral_archs
+from kinfold_zoo.mistral.loader import convert_mistral_checkpoint
+
+
+@pytest.fixture
+def config() -> MistralConfig:
+    """The default arch, made small."""
+    return dataclasses.replace(
+        mistral_archs.get(),
+        model_dim=64,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        ffn_inner_dim=96,
+        vocab_size=128,
+        unk_idx=None,
+        bos_idx=None,
+        eos_idx=None,
+        max_seq_len=64,
+        sliding_window=8,
+    )
+
+
+@pytest.mark.parametrize("arch", mistral_archs.names())
+def test_every_arch_fits_together(arch: str) -> None:
+    config = mistral_archs.get(arch)
+    token_ids = torch.zeros(1, 2, dtype=torch.int64, device="meta")
+    assert create_mistral_model(config, device="meta")(token_ids).shape == (1, 2, config.vocab_size)
+
+
+def test_training_lowers_the_loss(config: MistralConfig) -> None:
+    torch.manual_seed(0)
+    model = create_mistral_model(config)
+    token_ids = torch.randint(config.vocab_size, (2, 17))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(5):
+        loss = cross_entropy(model(token_ids[:, :-1]).flatten(0, 1), token_ids[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_cached_decoding_equals_uncached(config: MistralConfig) -> None:
+    torch.manual_seed(0)
+    model = create_mistral_model(config, dtype=torch.float64).eval()
+    token_ids = torch.randint(config.vocab_size, (2, 7))
+    generated = generate(model, token_ids, max_new_tokens=9)
+    for _ in range(9):
+        token_ids = torch.cat([token_ids, model(token_ids)[:, -1].argmax(-1, keepdim=True)], dim=1)
+    assert torch.equal(generated, token_ids)
+
+
+def test_key_maps_lose_nothing(config: MistralConfig) -> None:
+    torch.manual_seed(0)
+    state_dict = create_mistral_model(config).state_dict()
+    for layout in convert_mistral_checkpoint.key_maps:
+        foreign = convert_mistral_checkpoint.export(state_dict, config, layout=layout)
+        native = convert_mistral_checkpoint.load(foreign, config, layout=layout)
+        assert native.keys() == state_dict.keys()
+        assert all(torch.equal(native[name], state_dict[name]) for name in state_dict)

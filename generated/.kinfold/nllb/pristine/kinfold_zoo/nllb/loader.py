@@ -1,0 +1,120 @@
+"""Loading Nllb checkpoints: the key maps, the converter and the loader."""
+
+from __future__ import annotations
+
+from kinfold import CheckpointConverter, StandardModelConfigLoader, StandardModelLoader, load_model, model_factories
+from kinfold.keymap import KeyMap, drop, rename, tie
+
+from kinfold_zoo.nllb.archs import nllb_archs
+from kinfold_zoo.nllb.factory import NllbConfig, create_nllb_model
+
+hf_key_map = KeyMap(
+    rename("model.encoder.layers.{layer}.self_attn.q_proj.weight", "encoder.layers.{layer}.self_attn.q_proj.weight"),
+    rename("model.encoder.layers.{layer}.self_attn.q_proj.bias", "encoder.layers.{layer}.self_attn.q_proj.bias"),
+    rename("model.encoder.layers.{layer}.self_attn.k_proj.weight", "encoder.layers.{layer}.self_attn.k_proj.weight"),
+    rename("model.encoder.layers.{layer}.self_attn.k_proj.bias", "encoder.layers.{layer}.self_attn.k_proj.bias"),
+    rename("model.encoder.layers.{layer}.self_attn.v_proj.weight", "encoder.layers.{layer}.self_attn.v_proj.weight"),
+    rename("model.encoder.layers.{layer}.self_attn.v_proj.bias", "encoder.layers.{layer}.self_attn.v_proj.bias"),
+    rename(
+        "model.encoder.layers.{layer}.self_attn.out_proj.weight", "encoder.layers.{layer}.self_attn.output_proj.weight"
+    ),
+    rename("model.encoder.layers.{layer}.self_attn.out_proj.bias", "encoder.layers.{layer}.self_attn.output_proj.bias"),
+    rename(
+        "model.encoder.layers.{layer}.self_attn_layer_norm.weight", "encoder.layers.{layer}.self_attn_layer_norm.weight"
+    ),
+    rename(
+        "model.encoder.layers.{layer}.self_attn_layer_norm.bias", "encoder.layers.{layer}.self_attn_layer_norm.bias"
+    ),
+    rename("model.encoder.layers.{layer}.fc1.weight", "encoder.layers.{layer}.ffn.inner_proj.weight"),
+    rename("model.encoder.layers.{layer}.fc1.bias", "encoder.layers.{layer}.ffn.inner_proj.bias"),
+    rename("model.encoder.layers.{layer}.fc2.weight", "encoder.layers.{layer}.ffn.output_proj.weight"),
+    rename("model.encoder.layers.{layer}.fc2.bias", "encoder.layers.{layer}.ffn.output_proj.bias"),
+    rename("model.encoder.layers.{layer}.final_layer_norm.weight", "encoder.layers.{layer}.ffn_layer_norm.weight"),
+    rename("model.encoder.layers.{layer}.final_layer_norm.bias", "encoder.layers.{layer}.ffn_layer_norm.bias"),
+    rename("model.encoder.layer_norm.weight", "encoder.layer_norm.weight"),
+    rename("model.encoder.layer_norm.bias", "encoder.layer_norm.bias"),
+    rename("model.shared.weight", "decoder_frontend.embed.weight"),
+    rename("model.decoder.layers.{layer}.self_attn.q_proj.weight", "decoder.layers.{layer}.self_attn.q_proj.weight"),
+    rename("model.decoder.layers.{layer}.self_attn.q_proj.bias", "decoder.layers.{layer}.self_attn.q_proj.bias"),
+    rename("model.decoder.layers.{layer}.self_attn.k_proj.weight", "decoder.layers.{layer}.self_attn.k_proj.weight"),
+    rename("model.decoder.layers.{layer}.self_attn.k_proj.bias", "decoder.layers.{layer}.self_attn.k_proj.bias"),
+    rename("model.decoder.layers.{layer}.self_attn.v_proj.weight", "decoder.layers.{layer}.self_attn.v_proj.weight"),
+    rename("model.decoder.layers.{layer}.self_attn.v_proj.bias", "decoder.layers.{layer}.self_attn.v_proj.bias"),
+    rename(
+        "model.decoder.layers.{layer}.self_attn.out_proj.weight", "decoder.layers.{layer}.self_attn.output_proj.weight"
+    ),
+    rename("model.decoder.layers.{layer}.self_attn.out_proj.bias", "decoder.layers.{layer}.self_attn.output_proj.bias"),
+    rename(
+        "model.decoder.layers.{layer}.self_attn_layer_norm.weight", "decoder.layers.{layer}.self_attn_layer_norm.weight"
+    ),
+    rename(
+        "model.decoder.layers.{layer}.self_attn_layer_norm.bias", "decoder.layers.{layer}.self_attn_layer_norm.bias"
+    ),
+    rename(
+        "model.decoder.layers.{layer}.encoder_attn.q_proj.weight",
+        "decoder.layers.{layer}.encoder_decoder_attn.q_proj.weight",
+    ),
+    rename(
+        "model.decoder.layers.{layer}.encoder_attn.q_proj.bias",
+        "decoder.layers.{layer}.encoder_decoder_attn.q_proj.bias",
+    ),
+    rename(
+        "model.decoder.layers.{layer}.encoder_attn.k_proj.weight",
+        "decoder.layers.{layer}.encoder_decoder_attn.k_proj.weight",
+    ),
+    rename(
+        "model.decoder.layers.{layer}.encoder_attn.k_proj.bias",
+        "decoder.layers.{layer}.encoder_decoder_attn.k_proj.bias",
+    ),
+    rename(
+        "model.decoder.layers.{layer}.encoder_attn.v_proj.weight",
+        "decoder.layers.{layer}.encoder_decoder_attn.v_proj.weight",
+    ),
+    rename(
+        "model.decoder.layers.{layer}.encoder_attn.v_proj.bias",
+        "decoder.layers.{layer}.encoder_decoder_attn.v_proj.bias",
+    ),
+    rename(
+        "model.decoder.layers.{layer}.encoder_attn.out_proj.weight",
+        "decoder.layers.{layer}.encoder_decoder_attn.output_proj.weight",
+    ),
+    rename(
+        "model.decoder.layers.{layer}.encoder_attn.out_proj.bias",
+        "decoder.layers.{layer}.encoder_decoder_attn.output_proj.bias",
+    ),
+    rename(
+        "model.decoder.layers.{layer}.encoder_attn_layer_norm.weight",
+        "decoder.layers.{layer}.encoder_decoder_attn_layer_norm.weight",
+    ),
+    rename(
+        "model.decoder.layers.{layer}.encoder_attn_layer_norm.bias",
+        "decoder.layers.{layer}.encoder_decoder_attn_layer_norm.bias",
+    ),
+    rename("model.decoder.layers.{layer}.fc1.weight", "decoder.layers.{layer}.ffn.inner_proj.weight"),
+    rename("model.decoder.layers.{layer}.fc1.bias", "decoder.layers.{layer}.ffn.inner_proj.bias"),
+    rename("model.decoder.layers.{layer}.fc2.weight", "decoder.layers.{layer}.ffn.output_proj.weight"),
+    rename("model.decoder.layers.{layer}.fc2.bias", "decoder.layers.{layer}.ffn.output_proj.bias"),
+    rename("model.decoder.layers.{layer}.final_layer_norm.weight", "decoder.layers.{layer}.ffn_layer_norm.weight"),
+    rename("model.decoder.layers.{layer}.final_layer_norm.bias", "decoder.layers.{layer}.ffn_layer_norm.bias"),
+    rename("model.decoder.layer_norm.weight", "decoder.layer_norm.weight"),
+    rename("model.decoder.layer_norm.bias", "decoder.layer_norm.bias"),
+    tie("lm_head.weight", to="model.shared.weight", written=False),
+    tie("model.encoder.embed_tokens.weight", to="model.shared.weight", written=False),
+    tie("model.decoder.embed_tokens.weight", to="model.shared.weight", written=False),
+    drop("model.encoder.embed_positions.weights", reason="recomputed"),
+    drop("model.decoder.embed_positions.weights", reason="recomputed"),
+)
+"""Hugging Face's names to ours."""
+
+convert_nllb_checkpoint = CheckpointConverter(
+    hf=hf_key_map,
+)
+
+load_nllb_model = StandardModelLoader(
+    config_loader=StandardModelConfigLoader("nllb", NllbConfig, nllb_archs),
+    factory=create_nllb_model,
+    checkpoint_converter=convert_nllb_checkpoint,
+)
+
+model_factories.register("nllb", create_nllb_model, NllbConfig, nllb_archs)
+load_model.register("nllb", load_nllb_model)

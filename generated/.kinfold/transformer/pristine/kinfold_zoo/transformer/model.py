@@ -1,0 +1,163 @@
+"""Transformer: how a layer is put together, and how data flows through the model.
+
+In the comments, B is the batch, S the source sequence, T the target sequence, D
+the model's width and V the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kinfold.nn import DecodeState, EncoderOutput, EncodeState
+from torch import Tensor, nn
+
+
+class TransformerEncoderLayer(nn.Module):
+    """Attention to all of the source, then feed-forward, each followed by its norm (post-norm)."""
+
+    def __init__(
+        self,
+        *,
+        self_attn: nn.Module,
+        self_attn_layer_norm: nn.Module,
+        ffn: nn.Module,
+        ffn_layer_norm: nn.Module,
+        dropout: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.self_attn = self_attn
+        self.self_attn_layer_norm = self_attn_layer_norm
+        self.ffn = ffn
+        self.ffn_layer_norm = ffn_layer_norm
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, state: EncodeState) -> Tensor:  # (B, S, D)
+        x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x, state)))
+        return self.ffn_layer_norm(x + self.dropout(self.ffn(x)))
+
+
+class TransformerEncoder(nn.Module):
+    """The layers."""
+
+    def __init__(self, layers: Iterable[TransformerEncoderLayer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, state: EncodeState) -> Tensor:  # (B, S, D)
+        for layer in self.layers:
+            x = layer(x, state)
+        return x
+
+
+class TransformerDecoderLayer(nn.Module):
+    """Attention to the tokens before, attention to the source, then feed-forward, each followed by its norm (post-norm)."""
+
+    def __init__(
+        self,
+        *,
+        self_attn: nn.Module,
+        self_attn_layer_norm: nn.Module,
+        encoder_decoder_attn: nn.Module,
+        encoder_decoder_attn_layer_norm: nn.Module,
+        ffn: nn.Module,
+        ffn_layer_norm: nn.Module,
+        dropout: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.self_attn = self_attn
+        self.self_attn_layer_norm = self_attn_layer_norm
+        self.encoder_decoder_attn = encoder_decoder_attn
+        self.encoder_decoder_attn_layer_norm = encoder_decoder_attn_layer_norm
+        self.ffn = ffn
+        self.ffn_layer_norm = ffn_layer_norm
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, encoder_output: EncoderOutput, state: DecodeState) -> Tensor:  # (B, T, D)
+        x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x, state)))
+        x = self.encoder_decoder_attn_layer_norm(x + self.dropout(self.encoder_decoder_attn(x, encoder_output, state)))
+        return self.ffn_layer_norm(x + self.dropout(self.ffn(x)))
+
+
+class TransformerDecoder(nn.Module):
+    """The layers."""
+
+    def __init__(self, layers: Iterable[TransformerDecoderLayer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, encoder_output: EncoderOutput, state: DecodeState) -> Tensor:  # (B, T, D)
+        for layer in self.layers:
+            x = layer(x, encoder_output, state)
+        return x
+
+
+class TransformerModel(nn.Module):
+    """From the token ids of a source and of a target to the logits of the target."""
+
+    def __init__(
+        self,
+        *,
+        encoder_frontend: nn.Module,
+        encoder: TransformerEncoder,
+        decoder_frontend: nn.Module,
+        decoder: TransformerDecoder,
+        final_proj: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.encoder_frontend = encoder_frontend
+        self.encoder = encoder
+        self.decoder_frontend = decoder_frontend
+        self.decoder = decoder
+        self.final_proj = final_proj
+
+    def forward(
+        self,
+        source_ids: Tensor,
+        token_ids: Tensor,
+        source_padding_mask: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the next token of the target at every position.
+
+        Args:
+            source_ids: int64, (B, S).
+            token_ids: The target, int64, (B, T).
+            source_padding_mask: bool, (B, S), True where there is a token; None if
+                there is one everywhere.
+            padding_mask: Likewise of the target, (B, T).
+
+        Returns:
+            The logits, (B, T, V).
+        """
+        return self.decode(self.encode(source_ids, source_padding_mask), token_ids, padding_mask)
+
+    def encode(self, source_ids: Tensor, padding_mask: Tensor | None = None) -> EncoderOutput:
+        """What the decoder is to look at; for the arguments see `forward`."""
+        state = EncodeState(source_ids, padding_mask)
+        x = self.encoder_frontend(source_ids, state)  # (B, S, D)
+        return EncoderOutput(self.encoder(x, state), padding_mask)
+
+    def decode(
+        self,
+        encoder_output: EncoderOutput,
+        token_ids: Tensor,
+        padding_mask: Tensor | None = None,
+        state: DecodeState | None = None,
+    ) -> Tensor:
+        """Predict the next token of the target, given the encoded source.
+
+        Args:
+            encoder_output: From `encode`.
+            token_ids: The target, int64, (B, T).
+            padding_mask: bool, (B, T), True where there is a token; None if there
+                is one everywhere.
+            state: What is kept from one pass to the next in cached decoding.
+
+        Returns:
+            The logits, (B, T, V).
+        """
+        state = DecodeState() if state is None else state
+        state.extend(token_ids, padding_mask)
+        x = self.decoder_frontend(token_ids, state)  # (B, T, D)
+        x = self.decoder(x, encoder_output, state)
+        return self.final_proj(x)
