@@ -3,16 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kinfold.errors import GenerationError
-from kinfold.nn.state import DecodeState
+from kinfold.nn.state import DecodeState, EncoderOutput
+
+Decoder = Callable[[Tensor, Tensor | None, DecodeState | None], Tensor]
+"""What gives logits, (B, S, V), for `token_ids, padding_mask, state`: a decoder-only model, or `decoder_of` another."""
+
+
+@runtime_checkable
+class EncoderDecoder(Protocol):
+    """A model that is given a source and a target."""
+
+    def encode(self, source_ids: Tensor, padding_mask: Tensor | None = None) -> EncoderOutput:
+        """What the decoder is to look at, for int64 (B, S)."""
+        ...
+
+    def decode(
+        self,
+        encoder_output: EncoderOutput,
+        token_ids: Tensor,
+        padding_mask: Tensor | None = None,
+        state: DecodeState | None = None,
+    ) -> Tensor:
+        """The logits of the target, (B, T, V)."""
+        ...
+
+
+def decoder_of(model: EncoderDecoder, source_ids: Tensor, padding_mask: Tensor | None = None) -> Decoder:
+    """The decoder of an encoder and decoder, looking at a source, for `generate` and `stream`.
+
+    Args:
+        model: The model.
+        source_ids: int64, (B, S), one source for each sequence to be generated; shorter ones padded on either side.
+        padding_mask: bool, (B, S), True where there is a token; None if there is one everywhere.
+    """
+    with torch.inference_mode():
+        return partial(model.decode, model.encode(source_ids, padding_mask))
 
 
 def generate(
-    model: nn.Module,
+    model: Decoder,
     token_ids: Tensor,
     *,
     max_new_tokens: int,
@@ -26,8 +62,8 @@ def generate(
     """Continue prompts.
 
     Args:
-        model: A decoder, called as `model(token_ids, padding_mask, state)`.
-        token_ids: The prompts, int64, (B, S); shorter ones padded on the left.
+        model: A decoder-only model, or `decoder_of` an encoder and decoder.
+        token_ids: The prompts, or what the targets begin with, int64, (B, S); shorter ones padded on the left.
         max_new_tokens: How many tokens to add at most.
         temperature: What logits are divided by before a token is sampled; 0 takes the likeliest.
         top_k: Sample among that many tokens (Fan et al. 2018).
@@ -57,7 +93,7 @@ def generate(
 
 
 def stream(
-    model: nn.Module,
+    model: Decoder,
     token_ids: Tensor,
     *,
     max_new_tokens: int,
@@ -78,7 +114,7 @@ def stream(
 
 
 def _stream(
-    model: nn.Module,
+    model: Decoder,
     token_ids: Tensor,
     max_new_tokens: int,
     choose: Callable[[Tensor], Tensor],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kinfold.errors import ProofError
+from kinfold.generation import EncoderDecoder
 from kinfold.scaffold.prove.proof import Check
 from kinfold.scaffold.prove.reference import Reference
 
@@ -19,7 +21,16 @@ def check_parity(model: nn.Module, reference: Reference, *, tolerance: float) ->
 
     Returns:
         The check; if it fails, with the first module whose output differs, where the reference recorded them.
+
+    Raises:
+        ProofError: The reference is of a decoder and the model of an encoder and decoder, or the other way round.
     """
+    if (reference.source_ids is not None) != isinstance(model, EncoderDecoder):
+        wanted = "a source and a target" if isinstance(model, EncoderDecoder) else "one sequence"
+        raise ProofError(
+            f"{reference.origin} is no reference of this model, which is given {wanted}.",
+            hint="`source_ids` in it are those of an encoder's tokens.",
+        )
     captured: dict[str, Tensor] = {}
 
     def keep(name: str):
@@ -29,7 +40,7 @@ def check_parity(model: nn.Module, reference: Reference, *, tolerance: float) ->
     device = next(model.parameters()).device
     try:
         with torch.inference_mode():
-            logits = model(reference.token_ids.to(device))
+            logits = model(*(tensor.to(device) for tensor in reference.inputs))
     finally:
         for handle in handles:
             handle.remove()

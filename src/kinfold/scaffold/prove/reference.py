@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,16 +29,28 @@ class Reference:
         logits: Floating, (batch, seq, vocab).
         modules: Outputs, (batch, seq, width), by the names of our modules in the order of the computation.
         origin: Where it is from, for messages.
+        source_ids: int64, (batch, source seq), for an encoder and decoder, whose target `token_ids` are then.
     """
 
     token_ids: Tensor
     logits: Tensor
     origin: str
     modules: Mapping[str, Tensor] = field(default_factory=dict)
+    source_ids: Tensor | None = None
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a model of ours is called with."""
+        return (self.token_ids,) if self.source_ids is None else (self.source_ids, self.token_ids)
+
+    def shortened(self, seq_len: int) -> Reference:
+        """The first sequence alone, and of it so many tokens; only for decoders that look back."""
+        source_ids = None if self.source_ids is None else self.source_ids[:1]
+        return Reference(self.token_ids[:1, :seq_len], self.logits[:1, :seq_len], self.origin, {}, source_ids)
 
 
 def read_reference(path: Path) -> Reference:
-    """The reference in a safetensors file with `token_ids` and `logits`, and any `module.NAME`."""
+    """The reference in a safetensors file with `token_ids`, `logits`, maybe `source_ids`, and any `module.NAME`."""
     with open_checkpoint(path) as file:
         tensors = {name: file.tensor(name, mmap=False) for name in file.manifest}
     faults = [f"there is no tensor {name!r}" for name in ("token_ids", "logits") if name not in tensors]
@@ -48,7 +60,8 @@ def read_reference(path: Path) -> Reference:
     if faults:
         raise ProofError(f"{path} is no reference:", faults=faults)
     modules = {name.removeprefix(MODULE_PREFIX): t for name, t in tensors.items() if name.startswith(MODULE_PREFIX)}
-    return Reference(tensors["token_ids"].long(), tensors["logits"], path.name, modules)
+    source_ids = tensors["source_ids"].long() if "source_ids" in tensors else None
+    return Reference(tensors["token_ids"].long(), tensors["logits"], path.name, modules, source_ids)
 
 
 def run_transformers(checkpoint: Path, *, dtype: str) -> Reference:
@@ -71,4 +84,4 @@ def run_transformers(checkpoint: Path, *, dtype: str) -> Reference:
             reference = read_reference(out)
         except KinfoldError as error:
             raise ProofError(f"transformers gave no usable reference: {error}") from error
-    return Reference(reference.token_ids, reference.logits, "transformers", reference.modules)
+    return replace(reference, origin="transformers")

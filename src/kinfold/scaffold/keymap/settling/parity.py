@@ -61,7 +61,7 @@ def settle_by_parity(
     if tries > MOST_TRIES or not all(question.complete for question in draft.questions):
         return Trial(draft, None, f"more than {MOST_TRIES} ways to put it together are too many to try")
     search = _Search(draft, conversions, native.create())
-    short = replace(reference, token_ids=reference.token_ids[:1, :PREFIX], logits=reference.logits[:1, :PREFIX])
+    short = reference.shortened(PREFIX)
     fitting, nearest = [], float("inf")
     for answers in product(*(question.answers for question in draft.questions)):
         gap = search.gap(answers, short)
@@ -99,7 +99,7 @@ class _Search:
         for pairing in (*self._draft.pairings, *(pairing for answer in answers for pairing in answer.pairings)):
             parameters |= self._loaded(pairing, order)
         with torch.inference_mode():
-            logits = functional_call(self._model, parameters, (reference.token_ids,), tie_weights=False)
+            logits = functional_call(self._model, parameters, reference.inputs, tie_weights=False)
         return relative_gap(logits, reference.logits)
 
     def _loaded(self, pairing: Pairing, order: RotaryOrder) -> Mapping[str, Tensor]:
