@@ -8,7 +8,7 @@ import pytest
 from example import CONFIG, RULES, info, manifests
 
 from kinfold.errors import KeyMapError
-from kinfold.keymap import KeyMap, permute_rotary, rename, split, stack, tie, transpose, unstack
+from kinfold.keymap import KeyMap, certify, drop, permute_rotary, rename, split, stack, tie, transpose, unstack
 from kinfold.keymap.ops import Split
 
 
@@ -104,3 +104,46 @@ def test_a_tie_in_every_layer_comes_back_in_every_layer() -> None:
         "h.0.b",
         "h.1.b",
     ]
+
+
+SWITCHED = KeyMap(
+    rename("embed", "embed"),
+    rename("output", "final_proj", unless="tied"),
+    tie("output", to="embed", when="tied"),
+    drop("freqs", reason="recomputed", when="scaling"),
+)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_rule_may_hold_only_where_a_switch_of_the_config_is_on_or_off(tied: bool) -> None:
+    bound = SWITCHED.bind(SimpleNamespace(tied=tied, scaling=None))
+    source = {"embed": info(4, 2), "output": info(4, 2)}
+    target = {"embed": info(4, 2)} if tied else {"embed": info(4, 2), "final_proj": info(4, 2)}
+    assert certify(bound, source, target).faults == ()
+    assert bound.source_manifest(target).keys() == source.keys()
+    assert bound.target_manifest(source).keys() == target.keys()
+
+
+def test_a_switch_may_be_a_part_that_is_there_or_none() -> None:
+    source, target = {"embed": info(4, 2), "freqs": info(8)}, {"embed": info(4, 2)}
+    with_part, without = (SWITCHED.bind(SimpleNamespace(tied=True, scaling=part)) for part in (object(), None))
+    assert certify(with_part, source, target).holds
+    assert certify(without, source, target).faults == ("freqs (8,) is taken by no rule",)
+
+
+def test_switches_that_the_config_does_not_have_come_with_the_sizes() -> None:
+    config = SimpleNamespace(tide=True, scaling=3)
+    with pytest.raises(KeyMapError) as error:
+        SWITCHED.bind(config)
+    assert [fault.split(": ", 1)[1] for fault in error.value.faults] == [
+        "'tied' is no switch of the config. Did you mean 'tide'?",
+        "'tied' is no switch of the config. Did you mean 'tide'?",
+        "'scaling' is no switch of the config. Known: tide.",
+    ]
+
+
+def test_a_copy_may_be_taken_without_being_written() -> None:
+    bound = KeyMap(rename("a", "b"), tie("copy", to="a", written=False)).bind()
+    source, target = {"a": info(2), "copy": info(2)}, {"b": info(2)}
+    assert certify(bound, source, target).holds
+    assert bound.source_manifest(target).keys() == {"a"}

@@ -49,8 +49,11 @@ def test_a_rule_reads_as_it_was_written() -> None:
         unpad("a", "b", padded=4, size=3, dim=1),
         scale("a", "b", by=0.5),
         offset("a", "b", by=1.0),
+        rename("a", "b", unless="tied"),
         tie("a", to="b"),
+        tie("a", to="b", when="tied", written=False),
         drop("a", reason="a 'reason'"),
+        drop("a", reason="recomputed", when="scaling"),
         drop("ä.😀", reason='😀 "\n\\'),
         chain(transpose("a", "t"), split("t", into=("b", "c"), sizes=(1, 2))),
     ],
@@ -59,7 +62,8 @@ def test_a_rule_reads_as_it_was_written() -> None:
 def test_the_text_of_a_rule_is_the_call_that_makes_it(rule: Rule) -> None:
     again = eval(rule.text, dict(vars(keymap)))
     assert again == rule
-    assert (again.sources, again.targets, again.over) == (rule.sources, rule.targets, rule.over)
+    for name in ("sources", "targets", "over", "when", "unless", "written"):
+        assert getattr(again, name) == getattr(rule, name)
     assert again.reason == rule.reason
 
 

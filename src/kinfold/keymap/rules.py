@@ -93,6 +93,14 @@ class Rule:
         """The holes that all its patterns have."""
         return frozenset(self.sources[0].holes) - {self.over}
 
+    @property
+    def unswitched(self) -> str:
+        """The rule as it would be written if it always held."""
+        text = self.text
+        for name, switch in (("when", self.when), ("unless", self.unless)):
+            text = text.replace(f", {name}={_literal(switch)}", "") if switch is not None else text
+        return text
+
     def names(self, patterns: Iterable[Pattern], holes: Holes, count: int) -> list[str]:
         """The names of one application, for `count` tensors over the hole `over`: pattern after pattern."""
         names = []

@@ -16,6 +16,7 @@ from kinfold.scaffold.keymap.diff import find_drift
 from kinfold.scaffold.keymap.native import NativeSide
 from kinfold.scaffold.keymap.regen import Regenerated, regenerate, rule_states
 from kinfold.scaffold.prove.reference import read_reference
+from kinfold_zoo.llama.loader import reference_key_map
 
 Tiny = Callable[..., Path]
 LAYER = "encoder.layer.{}"
@@ -209,6 +210,23 @@ def test_rules_for_other_archs_stay_and_dead_ones_go() -> None:
         (1, 'rename("norm.weight", "model.norm.weight")'),
         (2, 'rename("head.weight", "model.head.weight")'),
         (4, 'drop("rotary.inv_freq", reason="recomputed")'),
+    ]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_rules_that_a_switch_turns_off_stay_as_they_are(tied: bool, tiny_checkpoint: Tiny) -> None:
+    checkpoint = as_meta(tensors_of(tiny_checkpoint("llama", tie_word_embeddings=tied)))
+    if tied:
+        checkpoint.tensors["output.weight"] = checkpoint.tensors["tok_embeddings.weight"]
+    checkpoint = renamed(checkpoint.tensors, lambda name: name.replace("wq", "w_query"))
+    native = llama_side(tied_embeddings=tied)
+    outcome = regenerate(reference_key_map, checkpoint, native, elsewhere={"final_proj.weight"})
+    assert outcome.certificate.holds, outcome.certificate
+    assert outcome.doubts == ()
+    changed = [row.rule.text for row, old in zip(outcome.rows, reference_key_map, strict=True) if row.rule != old]
+    assert changed == [
+        'permute_rotary("layers.{layer}.attention.w_query.weight", '
+        '"decoder.layers.{layer}.self_attn.q_proj.weight", heads="num_heads")'
     ]
 
 

@@ -80,7 +80,9 @@ def regenerate(
         vocabulary: What words mean.
     """
     bound = key_map.bind(native.config)
-    states = rule_states(bound, checkpoint.manifest, native.manifest)
+    found = rule_states(bound, checkpoint.manifest, native.manifest)
+    worth = {id(rule): state for rule, state in zip(bound.rules, found, strict=True)}
+    states: list[State] = [worth.get(id(rule), "idle") for rule in key_map]  # what is switched off has nothing to do
     drift = find_drift(bound, checkpoint.manifest, native.manifest)
     prior = Prior(key_map, drift, native)
     derived = derive(
@@ -94,7 +96,10 @@ def regenerate(
     )
     new = [item.rule for item in derived.rules]
     others = [
-        (place, rule) for rule in new for place, old in enumerate(key_map) if _replaces(rule, old) and rule != old
+        (place, rule)
+        for rule in new
+        for place, old in enumerate(key_map)
+        if _replaces(rule, old) and rule.text != old.unswitched
     ]
     doubts = []
     for place, rule in others:
