@@ -10,6 +10,7 @@
     │   └── CertificateError   a key map that does not explain a checkpoint in full
     ├── GenerationError        sampling parameters or a prompt that cannot be decoded
     ├── TokenizerError         a checkpoint without a tokenizer that can be read
+    ├── TrainingError          a run of training that cannot begin, or cannot go on
     ├── ProjectError           a project folder: missing, malformed, in the way
     │   ├── WiringError        a registry or a loader that cannot be edited safely
     │   └── TransactionError   files that changed under a commit, or lie outside its root
@@ -80,6 +81,10 @@ class GenerationError(KinfoldError):
 
 class TokenizerError(KinfoldError):
     """A checkpoint without a tokenizer that can be read."""
+
+
+class TrainingError(KinfoldError):
+    """A run of training that cannot begin, or cannot go on."""
 
 
 class ProjectError(KinfoldError):

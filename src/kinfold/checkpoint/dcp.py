@@ -6,12 +6,10 @@ tensor in one chunk or several.
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,32 +24,11 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from kinfold.checkpoint.base import Checkpoint, Readable
+from kinfold.checkpoint.dcp_torch import DcpReader, cause_of, without_group
 from kinfold.checkpoint.manifest import ITEMSIZES, Manifest, TensorInfo
-from kinfold.checkpoint.names import DCP_METADATA
 from kinfold.checkpoint.nested import find_state_dict
 from kinfold.checkpoint.write import fill_files
 from kinfold.errors import CheckpointError, KinfoldError, UnsupportedError, nearest
-
-_PATHS: Mapping[str, type] = {
-    "PosixPath": PurePosixPath, "PurePosixPath": PurePosixPath, "WindowsPath": PureWindowsPath,
-    "PureWindowsPath": PureWindowsPath,
-}  # fmt: skip
-_CLASSES: Mapping[tuple[str, str], Any] = {
-    **{
-        (metadata.__name__, name): getattr(metadata, name)
-        for name in (
-            "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
-            "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
-        )
-    },
-    (filesystem.__name__, "_StorageInfo"): filesystem._StorageInfo,
-    ("collections", "OrderedDict"): dict,
-    ("torch", "Size"): torch.Size,
-    ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
-    **{(module, name): kind for module in ("pathlib", "pathlib._local") for name, kind in _PATHS.items()},
-    **{("torch", name): getattr(torch, name) for name in ITEMSIZES},
-}  # fmt: skip
-"""Everything that a `.metadata` of torch's names, by module and name."""
 
 
 class DcpCheckpoint(Checkpoint):
@@ -73,7 +50,7 @@ class DcpCheckpoint(Checkpoint):
     def __init__(self, folder: Path, *, config: Mapping[str, Any]) -> None:
         self.path = folder
         self.config = config
-        self._reader = _Reader(folder)
+        self._reader = DcpReader(folder)
         known: metadata.Metadata = self._reader.read_metadata()
         stored = known.state_dict_metadata
         self._keys = find_state_dict(
@@ -97,9 +74,9 @@ class DcpCheckpoint(Checkpoint):
         info = self.manifest[name]
         read = torch.empty(info.shape, dtype=getattr(torch, info.dtype))
         try:
-            _alone(load, {str(self._keys[name]): read}, storage_reader=self._reader)
+            without_group(load, {str(self._keys[name]): read}, storage_reader=self._reader)
         except (Exception, CheckpointException) as error:  # what torch meets in a damaged file may be anything
-            raise CheckpointError(f"{self.path}: tensor {name} cannot be read: {_cause(error)}") from error
+            raise CheckpointError(f"{self.path}: tensor {name} cannot be read: {cause_of(error)}") from error
         return read
 
     def close(self) -> None:
@@ -130,9 +107,11 @@ def write_dcp(
     }
     planner = _LazySavePlanner(source, wrote)
     try:
-        _alone(save, placeholders, storage_writer=_Writer(folder, max_file_size, source.manifest), planner=planner)
+        without_group(
+            save, placeholders, storage_writer=_Writer(folder, max_file_size, source.manifest), planner=planner
+        )
     except CheckpointException as error:
-        cause = _cause(error)
+        cause = cause_of(error)
         if isinstance(cause, KinfoldError | OSError):
             raise cause from error
         raise CheckpointError(f"{folder} could not be written: {cause}") from error
@@ -172,52 +151,6 @@ class _LazySavePlanner(DefaultSavePlanner):
         return tensor
 
 
-class _Reader(filesystem.FileSystemReader):
-    """Torch's reader, with a guard around the metadata, which are read once."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self._metadata: metadata.Metadata | None = None
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
-        if self._metadata is None:
-            self._metadata = _read_metadata(Path(self.path))
-        return self._metadata
-
-
-class _Unpickler(pickle.Unpickler):
-    """Makes nothing but what torch puts into its metadata."""
-
-    def find_class(self, module: str, name: str, /) -> Any:
-        if (module, name) not in _CLASSES:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which may run code")
-        return _CLASSES[module, name]
-
-
-def _read_metadata(folder: Path) -> metadata.Metadata:
-    path = folder / DCP_METADATA
-    if not path.is_file():
-        raise CheckpointError(f"{path} is no regular file.")
-    try:
-        with path.open("rb") as file:
-            known = _Unpickler(file).load()
-    except Exception as error:  # what an unpickler meets in a hostile file may raise anything
-        raise CheckpointError(f"{path} is not read: {error}") from error
-    if not isinstance(known, metadata.Metadata) or not isinstance(known.storage_data, dict):
-        raise CheckpointError(f"{path} does not hold the metadata of a checkpoint.")
-    faults = []
-    for file in sorted({str(info.relative_path) for info in known.storage_data.values()}):
-        if Path(file).name != file:
-            faults.append(f"{file!r} is no name of a file in the folder")
-        elif not (folder / file).is_file():
-            faults.append(f"{file!r} is missing")
-    if faults:
-        raise CheckpointError(f"{path} names files that cannot be used:", faults=faults)
-    if getattr(known, "storage_meta", None) is None:
-        known.storage_meta = metadata.StorageMeta()
-    return known
-
-
 class _Key(str):
     """The name of an entry of the metadata."""
 
@@ -253,16 +186,3 @@ def _is_covered(stored: Any) -> bool:
     return (
         inside and len(starts) == len(stored.chunks) and sum(prod(c.sizes) for c in stored.chunks) == prod(stored.size)
     )
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What went wrong in what torch calls the failure of a rank."""
-    failures = list(error.failures.values()) if isinstance(error, CheckpointException) else []
-    return failures[0][0] if failures else error
-
-
-def _alone(call: Any, *arguments: Any, **options: Any) -> None:
-    """Call something of DCP's without a process group, and without its warning that there is none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        call(*arguments, no_dist=True, **options)
