@@ -9,7 +9,7 @@ from kinfold.assets.inheritance import files_by_name
 from kinfold.assets.place import Place
 from kinfold.assets.places import cache_folder, card_files, is_card_path, user_cards_folder
 from kinfold.assets.uri import FileUri
-from kinfold.assets.write import write_card
+from kinfold.assets.write import check_card_name, write_card
 
 __all__ = [
     "AssetCard",
@@ -17,6 +17,7 @@ __all__ = [
     "Place",
     "cache_folder",
     "card_files",
+    "check_card_name",
     "files_by_name",
     "is_card_path",
     "read_card",

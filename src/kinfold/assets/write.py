@@ -21,6 +21,12 @@ from kinfold.errors import CardError
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
+def check_card_name(name: str) -> None:
+    """Raise a `CardError` if no card can be called so."""
+    if not _NAME.fullmatch(name):
+        raise CardError(f"{name!r} cannot be the name of a card.", hint="Letters, digits and `_.+-` can be in one.")
+
+
 def write_card(
     folder: Path,
     *,
@@ -57,8 +63,7 @@ def write_card(
     """
     folder = Path(folder).expanduser().absolute()
     path = folder / f"{name}.yaml"
-    if not _NAME.fullmatch(name):
-        raise CardError(f"{name!r} cannot be the name of a card.", hint="Letters, digits and `_.+-` can be in one.")
+    check_card_name(name)
     card = CardFile(
         name=name,
         model_family=model_family,

@@ -16,7 +16,7 @@ COMMANDS = {
     "verify": "Prove that a model loads what it should.",
     "convert": "Write a checkpoint in another layout.",
     "keymap": "Derive, compare and regenerate key maps.",
-    "generate": "Continue a text with a model.",
+    "generate": "Continue a text with a model, or have an encoder and decoder answer to it.",
     "train": "Train a model by a recipe, and write a card for it.",
     "cards": "List the cards of models.",
     "show": "Show what a card says, and what model it makes.",

@@ -1,0 +1,25 @@
+"""The loss that the recipes train with."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from kinfold.training import SequenceBatch
+
+_IGNORED = -100
+
+
+def summed_loss(logits: Tensor, targets: SequenceBatch, *, label_smoothing: float = 0.0) -> tuple[Tensor, int]:
+    """The cross-entropy of the tokens that are to be predicted, summed, and how many there are.
+
+    Args:
+        logits: (B, S, V).
+        targets: The tokens, (B, S), with the masks that say which count.
+        label_smoothing: The share of probability spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
+    """
+    wanted = targets.seqs.masked_fill(~targets.is_target, _IGNORED)
+    loss = cross_entropy(
+        logits.flatten(0, 1), wanted.flatten(), reduction="sum", ignore_index=_IGNORED, label_smoothing=label_smoothing
+    )
+    return loss, targets.num_target_elements()
