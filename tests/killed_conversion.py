@@ -26,7 +26,8 @@ from kinfold.loader import load_model
 KILLED = -1
 STEPS = ("copy_file_range", "fsync", "mkdir", "open", "rename", "replace", "rmdir", "unlink")
 SIZES = {
-    "model_dim": 64, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "ffn_inner_dim": 96, "ffn_inner_dim_to_multiple": 1,
+    "model_dim": 64, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "ffn_inner_dim": 96,
+    "ffn_inner_dim_to_multiple": 1,
     "vocab_size": 256, "max_seq_len": 128,
 }  # fmt: skip
 

@@ -33,7 +33,8 @@ from kinfold.scaffold.project import Project
 
 HERE = Path(__file__).parent
 SIZES = {
-    "model_dim": 64, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "ffn_inner_dim": 96, "ffn_inner_dim_to_multiple": 1,
+    "model_dim": 64, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "ffn_inner_dim": 96,
+    "ffn_inner_dim_to_multiple": 1,
     "vocab_size": 256, "max_seq_len": 128,
 }  # fmt: skip
 ROPE = {"rope_theta": 5e4, "factor": 4.0}

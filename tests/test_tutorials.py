@@ -25,7 +25,7 @@ class Block:
 
     Attributes:
         language: `sh` and `python` are run, `text` is what the block before printed, `...` standing for anything.
-        info: What follows the language: `title="FILE"` is written to that file, `append="FILE"` is added to it,
+        info: What follows the language: `title="FILE"` is written to that file, `append="FILE"` is added below,
             `excerpt="FILE"` stands in it already; `fails` is a command that does not succeed.
         text: The block.
         line: Where it begins.
@@ -79,7 +79,7 @@ class Reader:
             (self.folder / file).write_text(block.text)
         elif file := block.file("append"):
             with (self.folder / file).open("a") as opened:
-                opened.write(block.text)
+                opened.write(f"\n\n{block.text}")
         elif file := block.file("excerpt"):
             assert block.text in (self.folder / file).read_text()
         elif block.language == "sh":

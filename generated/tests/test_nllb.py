@@ -1,4 +1,4 @@
-"""Nllb: archs, a training step, padding, cached decoding and key maps, made small."""
+"""Nllb: archs, training, padding, decoding and key maps, made small."""
 
 from __future__ import annotations
 

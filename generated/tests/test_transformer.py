@@ -1,4 +1,4 @@
-"""Transformer: archs, a training step, padding, cached decoding and key maps, made small."""
+"""Transformer: archs, training, padding, decoding and key maps, made small."""
 
 from __future__ import annotations
 

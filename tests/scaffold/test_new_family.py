@@ -63,6 +63,29 @@ SCALINGS = {
 }
 
 
+OTHER_KINDS = {
+    "absolute": """
+norm: {kind: layer, order: post}
+position: {kind: learned}
+embedding: {scaled: true}
+archs:
+  a: {model_dim: 64, num_heads: 4, num_layers: 2, vocab_size: 100, max_seq_len: 64, dropout_p: 0.1, pad_idx: 0,
+      ffn_inner_dim: 90, ffn_inner_dim_multiplier: 1.5, ffn_inner_dim_to_multiple: 16}
+""",
+    "translator": """
+model: encoder_decoder
+attention: {qkv_bias: true}
+norm: {order: post}
+position: {kind: sinusoidal, start: 2}
+archs:
+  a: {model_dim: 64, num_encoder_layers: 2, num_decoder_layers: 1, num_encoder_heads: 4, num_decoder_heads: 2,
+      ffn_inner_dim: 96, vocab_size: 100, max_seq_len: 64}
+  b: {tied_embeddings: true, dropout_p: 0.1}
+""",
+}
+"""What the default family is not."""
+
+
 def run(*arguments: str, answers: str = "") -> Result:
     """Run `scaffold`; an exception goes through."""
     result = CliRunner().invoke(scaffold, list(arguments), input=answers)
@@ -100,6 +123,9 @@ def test_linters_types_and_tests_pass_on_what_is_written(project: Project) -> No
         spec = f"archs: {{a: {{num_heads: 4, model_dim: 64, head_dim: 16, num_layers: 1, rope_scaling: {scaling}}}}}"
         Path("spec.yaml").write_text(spec + ("\nffn: {kind: gated, activation: relu}" if number else ""))
         run("new-family", kind, "--spec", "spec.yaml")
+    for name, spec in OTHER_KINDS.items():
+        Path("spec.yaml").write_text(spec)
+        run("new-family", name, "--spec", "spec.yaml")
     for command in (
         ["ruff", "check"],
         ["ruff", "format", "--check"],

@@ -118,7 +118,7 @@ def create_transformer_model(
     """
     config.validate()
     with without_storage():  # parts first; they get their weights below
-        embed = nn.Embedding(config.vocab_size, config.model_dim)  # of the source and of the target
+        embed = nn.Embedding(config.vocab_size, config.model_dim)  # of both sides
         model = TransformerModel(
             encoder_frontend=EmbeddingFrontend(
                 TiedEmbedding(embed),

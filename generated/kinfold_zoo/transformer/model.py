@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class TransformerEncoderLayer(nn.Module):
-    """Attention to all of the source, then feed-forward, each followed by its norm (post-norm)."""
+    """Attention, then feed-forward, each followed by its norm (post-norm)."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class TransformerEncoder(nn.Module):
 
 
 class TransformerDecoderLayer(nn.Module):
-    """Attention to the tokens before, attention to the source, then feed-forward, each followed by its norm (post-norm)."""
+    """Attention twice, then feed-forward, each followed by its norm (post-norm)."""
 
     def __init__(
         self,

@@ -91,8 +91,8 @@ def as_meta(tensors: Mapping[str, Tensor], *, heads: int = 4, kv_heads: int = 2)
 def llama_side(**sizes: int | bool | float) -> FamilySide:
     """A tiny Llama, as `tiny.py` has its sizes."""
     usual = {
-        "model_dim": 64, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "ffn_inner_dim": 96, "ffn_inner_dim_to_multiple": 1,
-        "vocab_size": 256,
+        "model_dim": 64, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "ffn_inner_dim": 96,
+        "ffn_inner_dim_to_multiple": 1, "vocab_size": 256,
     }  # fmt: skip
     return FamilySide(create_llama_model, LlamaConfig(**{**usual, **sizes}))
 

@@ -81,7 +81,7 @@ def regenerate(
     """
     bound = key_map.bind(native.config)
     found = rule_states(bound, checkpoint.manifest, native.manifest)
-    worth = {id(rule): state for rule, state in zip(bound.rules, found, strict=True)}
+    worth: dict[int, State] = {id(rule): state for rule, state in zip(bound.rules, found, strict=True)}
     states: list[State] = [worth.get(id(rule), "idle") for rule in key_map]  # what is switched off has nothing to do
     drift = find_drift(bound, checkpoint.manifest, native.manifest)
     prior = Prior(key_map, drift, native)

@@ -77,13 +77,11 @@ def _encoder_decoder(spec: Spec) -> dict[str, Any]:
         "classes": ["Decoder", "DecoderLayer", "Encoder", "EncoderLayer", "Model"],
         "encoder_frontend": parts.frontend(spec, "TiedEmbedding(embed)"),
         "decoder_frontend": parts.frontend(spec, "embed"),
-        "encoder_layer": layer(
-            spec, ("self_attn", "ffn"), "Attention to all of the source, then feed-forward", {"self_attn": self_attn}
-        ),
+        "encoder_layer": layer(spec, ("self_attn", "ffn"), "Attention, then feed-forward", {"self_attn": self_attn}),
         "decoder_layer": layer(
             spec,
             ("self_attn", "encoder_decoder_attn", "ffn"),
-            "Attention to the tokens before, attention to the source, then feed-forward",
+            "Attention twice, then feed-forward",
             {"self_attn": self_attn, "encoder_decoder_attn": encoder_decoder_attn},
         ),
         "stack": stack(spec),

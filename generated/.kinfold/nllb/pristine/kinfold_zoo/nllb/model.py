@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class NllbEncoderLayer(nn.Module):
-    """Attention to all of the source, then feed-forward, each behind its norm (pre-norm)."""
+    """Attention, then feed-forward, each behind its norm (pre-norm)."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class NllbEncoder(nn.Module):
 
 
 class NllbDecoderLayer(nn.Module):
-    """Attention to the tokens before, attention to the source, then feed-forward, each behind its norm (pre-norm)."""
+    """Attention twice, then feed-forward, each behind its norm (pre-norm)."""
 
     def __init__(
         self,
