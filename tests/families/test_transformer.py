@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import nn
 
-from kinfold import create_model, load_model, model_factories
+from kinfold import AssetCard, convert_checkpoint, create_model, load_model, model_factories
+from kinfold.conversion.hf_config import make_hf_config
 from kinfold.errors import ConfigError, GenerationError
 from kinfold.scaffold.new_family import new_family
 from kinfold.scaffold.project import Project
@@ -126,6 +129,39 @@ def test_it_computes_what_transformers_computes(case: str, project: Project) -> 
         theirs = peer(input_ids=source_ids, attention_mask=mask.long(), decoder_input_ids=token_ids, use_cache=False)
         ours = model(source_ids, token_ids, mask)
     assert (ours - theirs.logits).abs().max() <= 1e-6 * theirs.logits.abs().max()
+
+
+def test_a_model_trained_here_becomes_a_checkpoint_of_m2m_100(project: Project, tmp_path: Path) -> None:
+    tokens = "    bos_idx: 0\n    pad_idx: 1\n    eos_idx: 2\n"
+    values, *_ = CASES["sinusoidal, pre-norm"]
+    new_family("mt", project, parse_spec(SPEC % values + tokens, place="spec")).transaction.commit()
+    project.activate()
+    model = random_model("mt", torch.float64)
+    save_file({name: tensor.float() for name, tensor in model.state_dict().items()}, tmp_path / "model.safetensors")
+    card = AssetCard("mt", "mt", Path("none"), checkpoint=tmp_path / "model.safetensors")
+    hf = convert_checkpoint(card, tmp_path / "hf", to="hf").path
+    peer: Any = transformers.AutoModelForSeq2SeqLM.from_pretrained(hf, attn_implementation="eager").double().eval()
+    assert (peer.config.dropout, peer.config.decoder_start_token_id) == (0.1, 2)
+    ids = torch.randint(3, 64, (2, 9), generator=torch.Generator().manual_seed(1))
+    theirs = peer(input_ids=ids, decoder_input_ids=ids, use_cache=False).logits
+    assert (load_model(card, dtype=torch.float64)(ids, ids) - theirs).abs().max() <= 1e-6 * theirs.abs().max()
+
+
+def test_what_m2m_100_cannot_say_is_refused_with_all_reasons() -> None:
+    model = create_model("transformer", device="meta")
+    with pytest.raises(ConfigError) as error:
+        make_hf_config(model_factories.get("transformer").archs.get(), model, dtype="float32", tokens={})
+    assert error.value.faults == (
+        "no parameter decoder.layer_norm.bias",
+        "no parameter decoder.layer_norm.weight",
+        "no parameter encoder.layer_norm.bias",
+        "no parameter encoder.layer_norm.weight",
+        *(
+            f"{side}_frontend: positions that begin at 2, where padding is the token 0: those of M2M-100 begin behind "
+            "its number"
+            for side in ("encoder", "decoder")
+        ),
+    )
 
 
 @pytest.mark.parametrize(("arch", "sizes"), [("base", (512, 8, 6, 6, 2048)), ("big", (1024, 16, 6, 6, 4096))])

@@ -1,18 +1,21 @@
 """config.json of Hugging Face, from the config of a family, by tables; and what such a config says of a family's.
 
-The tables know decoders of the Llama shape. The model type follows from which optional parts there are, and from
-nothing else; what the tables do not know is an error.
+The tables know decoders of the Llama shape; encoders and decoders have a module of their own. The model type follows
+from which optional parts there are, and from nothing else; what the tables do not know is an error.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from math import isclose
 from typing import TYPE_CHECKING, Any
 
+from kinfold.conversion.hf_m2m_100 import make_m2m_100_config
+from kinfold.conversion.hf_parts import ACTIVATIONS, activation, activation_faults, parameter_patterns, refuse
 from kinfold.errors import ConfigError
+from kinfold.generation import EncoderDecoder
+from kinfold.nn import EmbeddingFrontend
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,15 +76,9 @@ _ROPE_KEYS: Mapping[str, str] = {
     "long_factors": "long_factor",
 }
 
-_ACTIVATIONS: Mapping[str, str] = {
-    "SiLU()": "silu", "GELU(approximate='none')": "gelu", "GELU(approximate='tanh')": "gelu_pytorch_tanh",
-    "ReLU()": "relu",
-}  # fmt: skip
-"""Modules, as torch prints them, to what Hugging Face calls them."""
-
 _MODULES = frozenset({
     "Attention", "Embedding", "EmbeddingFrontend", "GatedFeedForward", "Linear", "ModuleList", "RMSNorm", "Rotary",
-    "TiedProjection", *(text.partition("(")[0] for text in _ACTIVATIONS),
+    "TiedProjection", *(text.partition("(")[0] for text in ACTIVATIONS),
 })  # fmt: skip
 """The classes of torch and of `kinfold.nn` that Llama-shaped decoders are made of."""
 
@@ -123,8 +120,6 @@ _TYPES: Mapping[frozenset[str], tuple[str, str, Mapping[str, Any]]] = {
 }
 """Which optional parts there are, to the model type that has just these, and the keys that switch them on."""
 
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
-
 
 def make_hf_config(config: Any, model: nn.Module, *, dtype: str, tokens: Mapping[str, Any]) -> dict[str, Any]:
     """The config.json with which transformers computes what a model of a family computes.
@@ -138,19 +133,16 @@ def make_hf_config(config: Any, model: nn.Module, *, dtype: str, tokens: Mapping
     Raises:
         ConfigError: Lists everything that the tables do not know.
     """
+    if isinstance(model, EncoderDecoder):
+        return make_m2m_100_config(config, model, dtype=dtype, tokens=tokens)
     faults = list(_faults(config, model))
-    names = {_NUMBER.sub("N", name) for name, _ in model.named_parameters()}
+    names = parameter_patterns(model)
     parts = {part for part, parameters in _PARTS.items() if parameters <= names}
     parts |= {_WINDOW} if getattr(config, "sliding_window", None) else set()
     faults += [f"the parameter {name}" for name in sorted(names - _ALWAYS - {_UNTIED} - _parameters(parts))]
     if not faults and frozenset(parts) not in _TYPES:
         faults.append(f"together: {', '.join(sorted(parts))}")
-    if faults:
-        raise ConfigError(
-            "A config.json of Hugging Face is not known for this model, because of:",
-            faults=faults,
-            hint="Write the tensors alone (`config=False`, `--no-config`) and the config.json by hand.",
-        )
+    refuse(faults)
     model_type, prefix, switches = _TYPES[frozenset(parts)]
     values = {key: getattr(config, field) for field, key in _KEYS.items() if getattr(config, field, None) is not None}
     return {
@@ -159,7 +151,7 @@ def make_hf_config(config: Any, model: nn.Module, *, dtype: str, tokens: Mapping
         **values,
         "intermediate_size": model.get_parameter(_INNER.format(0)).shape[0],
         **switches,
-        "hidden_act": _activation(model),
+        "hidden_act": activation(model),
         "rope_scaling": rope_scaling(getattr(config, "rope_scaling", None)),
         "tie_word_embeddings": _UNTIED not in names,
         "dtype": dtype,
@@ -225,17 +217,9 @@ def _faults(config: Any, model: nn.Module) -> Iterator[str]:
     libraries = ("torch.", "kinfold.nn")
     used = {type(module).__name__ for module in model.modules() if type(module).__module__.startswith(libraries)}
     yield from (f"a part of the class {name}" for name in sorted(used - _MODULES))
-    if len(activations := set(_activations(model))) != 1:
-        yield f"activations: {', '.join(sorted(activations)) or 'none'}"
-
-
-def _activations(model: nn.Module) -> Iterator[str]:
-    leaves = (module for module in model.modules() if next(module.children(), None) is None)
-    return (_ACTIVATIONS[text] for module in leaves if (text := repr(module)) in _ACTIVATIONS)
-
-
-def _activation(model: nn.Module) -> str:
-    return next(_activations(model))
+    if scales := {module.scale for module in model.modules() if isinstance(module, EmbeddingFrontend)} - {1.0}:
+        yield f"embeddings that are multiplied by {', '.join(map(str, sorted(scales)))}"
+    yield from activation_faults(model)
 
 
 def _parameters(parts: set[str]) -> set[str]:
