@@ -169,6 +169,14 @@ def test_generate_answers_to_a_source_as_transformers_does(
     )  # fmt: skip
     assert said.output.split() == backend.decode(theirs[0, 2:].tolist()).split()
 
+    (tmp_path / "generation_config.json").write_text('{"decoder_start_token_id": 13}')
+    begun = CliRunner().invoke(scaffold, ["generate", "tiny.yaml", "w5 w77 w123", "--max-new-tokens", "6"])
+    theirs = peer.generate(
+        input_ids=source, decoder_start_token_id=13, max_new_tokens=6, do_sample=False, num_beams=1, eos_token_id=2,
+        pad_token_id=1,
+    )  # fmt: skip
+    assert begun.output.split() == backend.decode(theirs[0, 1:].tolist()).split()
+
     refused = CliRunner().invoke(scaffold, ["generate", "tiny.yaml", "w5", "--start", ""])
     assert isinstance(refused.exception, GenerationError)
 

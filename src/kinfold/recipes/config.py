@@ -138,7 +138,10 @@ class Seq2SeqConfig(RecipeConfig, kw_only=True, forbid_unknown_fields=True):
     ] = None
     decoder_start_token: Annotated[
         Text | None,
-        Meta(description="What the decoder begins with; if not said, eos where there are language tokens, else bos."),
+        Meta(
+            description="What the decoder begins with; if not said, what the checkpoint says, else eos where there are "
+            "language tokens, else bos."
+        ),
     ] = None
     eos_token: Annotated[
         Text | None, Meta(description="The token that ends a sequence; the tokenizer's own if not said.")

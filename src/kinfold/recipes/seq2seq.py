@@ -115,7 +115,9 @@ class PairEncoder:
         added = tokenizer.backend.get_added_tokens_decoder()
         languages = frozenset(number for number, token in added.items() if _LANGUAGE.fullmatch(token.content))
         eos_idx = special_token(tokenizer, config.eos_token, info.eos_idx, "eos_token")
-        own_start = eos_idx if languages or info.bos_idx is None else info.bos_idx
+        own_start = tokenizer.decoder_start_token_id
+        if own_start is None:
+            own_start = eos_idx if languages or info.bos_idx is None else info.bos_idx
         said = {name: getattr(config, name) for name in ("source_language", "target_language")}
         return cls(
             tokenizer=tokenizer,

@@ -33,10 +33,12 @@ class Config(msgspec.Struct):
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | list[int] | None = None
     unk_token_id: int | list[int] | None = None
+    decoder_start_token_id: int | list[int] | None = None
     bos_token: str | _Token | None = None
     eos_token: str | _Token | None = None
     pad_token: str | _Token | None = None
     unk_token: str | _Token | None = None
+    decoder_start_token: str | _Token | None = None
     chat_template: str | list[_ChatTemplate] | None = None
 
 
@@ -50,6 +52,11 @@ class Configs(msgspec.Struct):
     def token_id(self, kind: str, backend: Backend) -> int | None:
         """The token that starts a text ("bos"), fills it up ("pad") and so on, which is the tokenizer's own affair."""
         found = _ids(backend, kind, (self.tokenizer_config, self.generation_config, self.config))
+        return found[0] if found else None
+
+    def decoder_start_token_id(self, backend: Backend) -> int | None:
+        """What a target begins with, which transformers takes from these in this order."""
+        found = _ids(backend, "decoder_start", (self.generation_config, self.config))
         return found[0] if found else None
 
     def eos_token_ids(self, backend: Backend) -> tuple[int, ...]:

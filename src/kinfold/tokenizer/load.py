@@ -43,7 +43,8 @@ def _from_json(file: Path) -> Tokenizer:
     configs = read_configs(file.parent)
     template = chat_template(file.parent, configs.tokenizer_config)
     bos, pad, unk = (configs.token_id(kind, backend) for kind in ("bos", "pad", "unk"))
-    return Tokenizer(backend, bos, configs.eos_token_ids(backend), template, pad, unk)
+    start = configs.decoder_start_token_id(backend)
+    return Tokenizer(backend, bos, configs.eos_token_ids(backend), template, pad, unk, start)
 
 
 def _from_gguf(path: Path) -> Tokenizer:

@@ -27,6 +27,7 @@ class Tokenizer:
         chat_template: The Jinja template of a conversation, if the checkpoint has one.
         pad_token_id: The token that fills a sequence up, if there is one.
         unk_token_id: The token that stands for what is not in the vocabulary, if there is one.
+        decoder_start_token_id: The token that the target of an encoder and decoder begins with, if that is said.
     """
 
     backend: Backend
@@ -35,6 +36,7 @@ class Tokenizer:
     chat_template: str | None = None
     pad_token_id: int | None = None
     unk_token_id: int | None = None
+    decoder_start_token_id: int | None = None
 
     @property
     def vocab_info(self) -> VocabularyInfo:

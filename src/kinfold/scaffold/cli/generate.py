@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, help="Make sampling repeatable.")
 @click.option("--start", metavar="TEXT",
               help="What the answer of an encoder and decoder begins with, special tokens spelled out, such as "
-              "'</s>fra_Latn'; its end-of-text token if not said.")  # fmt: skip
+              "'</s>fra_Latn'; what its config says, or its end-of-text token, if not said.")  # fmt: skip
 @click.option("--device", help="Where to run, such as cuda.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="The dtype to run in.")
 def command(
@@ -89,7 +89,12 @@ def _start(tokenizer: Tokenizer, text: str | None) -> list[int]:
     """The tokens that a target begins with."""
     from kinfold.errors import GenerationError
 
-    ids = list(tokenizer.eos_token_ids[:1]) if text is None else tokenizer.encode(text, add_special_tokens=False)
+    if text is not None:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+    elif tokenizer.decoder_start_token_id is not None:
+        ids = [tokenizer.decoder_start_token_id]
+    else:
+        ids = list(tokenizer.eos_token_ids[:1])
     if not ids:
         raise GenerationError("What the answer begins with is not known.", hint="Say it: `--start TEXT`.")
     return ids
