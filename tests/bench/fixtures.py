@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import sysconfig
+import venv
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -60,3 +62,17 @@ def family(name: str, checkpoint: Path) -> Path:
         command = [SCAFFOLD, "new-family", name, "--from", str(checkpoint), "--json"]
         json.loads(subprocess.run(command, check=True, cwd=folder, stdout=subprocess.PIPE).stdout)
     return folder
+
+
+def litgpt_python() -> str:
+    """The Python of a virtual environment that has litgpt, and torch and the rest from this one."""
+    folder = BENCH / "litgpt"
+    python = folder / "bin" / "python"
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    if not (packages / "litgpt").exists():
+        venv.create(folder, with_pip=False)
+        (packages / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        # Without dependencies, or pip would look for another torch; these are what importing it takes.
+        needed = ["litgpt==0.5.13", "lightning", "lightning-utilities", "torchmetrics", "jsonargparse", "psutil"]
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", *needed], check=True)
+    return str(python)

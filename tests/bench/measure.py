@@ -6,11 +6,13 @@ import os
 import re
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import dedent, indent
 from threading import Event, Thread
 
 MARK = "SECONDS"
@@ -70,6 +72,25 @@ class Figures:
     def median(self) -> float:
         """The median of the seconds."""
         return statistics.median(self.seconds)
+
+
+def timed(name: str, folder: Path, setup: str, work: str, *, python: str = sys.executable, repeat: int = 1) -> Command:
+    """A command that times Python code alone, after other code, in one process.
+
+    Args:
+        name: What the table calls it.
+        folder: Where it runs.
+        setup: What goes before; not timed.
+        work: What is timed.
+        python: Whose Python runs it.
+        repeat: How often `work` is done; the median of its times counts.
+    """
+    code = (
+        f"{dedent(setup)}\nimport statistics, time\nseconds = []\nfor _ in range({repeat}):\n"
+        f"    start = time.perf_counter()\n{indent(dedent(work), '    ')}\n"
+        f"    seconds.append(time.perf_counter() - start)\nprint('{MARK}', statistics.median(seconds))"
+    )
+    return Command(name, [python, "-c", code], folder, inner=True)
 
 
 def measure(row: Row) -> dict[str, Figures]:

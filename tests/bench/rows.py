@@ -8,25 +8,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from textwrap import dedent
 
+import computing
 from fixtures import BENCH, SCAFFOLD, TOP, checkpoint_1b, family, project, smollm2
-from measure import Command, Row
+from measure import Command, Row, timed
 
 from kinfold.scaffold.wire import remove_family
 
 PYTHON = sys.executable
 PEER = str(Path(PYTHON).parent)
 TESTS = TOP / "tests"
-
-
-def _inner(name: str, folder: Path, setup: str, work: str) -> Command:
-    """A command that times `work` alone, after `setup`."""
-    code = (
-        f"import time\n{dedent(setup)}\nstart = time.perf_counter()\n{dedent(work)}\n"
-        "print('SECONDS', time.perf_counter() - start)"
-    )
-    return Command(name, [PYTHON, "-c", code], folder, inner=True)
 
 
 OURS = """
@@ -37,7 +28,7 @@ OURS = """
 """
 THEIRS = """
     import torch
-    from transformers import AutoModelForCausalLM, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 """
 
 
@@ -115,11 +106,11 @@ def load_mapped() -> Row:
     read = "for f in files:\n    data = open(f, 'rb').read()"
     return Row(
         "2.2 GB bf16 checkpoint to a model, as it is",
-        _inner("kinfold", folder, OURS.format(family="llama_1b"), "model = load_model('llama_1b')"),
+        timed("kinfold", folder, OURS.format(family="llama_1b"), "model = load_model('llama_1b')"),
         [
-            _inner("transformers", folder, THEIRS,
-                   f"AutoModelForCausalLM.from_pretrained({str(checkpoint)!r}, dtype=torch.bfloat16)"),
-            _inner("raw read", folder, SHARDS.format(folder=checkpoint), read),
+            timed("transformers", folder, THEIRS,
+                  f"AutoModelForCausalLM.from_pretrained({str(checkpoint)!r}, dtype=torch.bfloat16)"),
+            timed("raw read", folder, SHARDS.format(folder=checkpoint), read),
         ],
         ">= 10 x transformers",
     )  # fmt: skip
@@ -137,10 +128,10 @@ def load_copied() -> Row:
     raw = "data = []\nfor f in files:\n    b = bytearray(os.path.getsize(f)); open(f, 'rb').readinto(b); data.append(b)"
     return Row(
         "the same, every weight in fresh memory",
-        _inner("kinfold", folder, OURS.format(family="llama_1b"), work),
+        timed("kinfold", folder, OURS.format(family="llama_1b"), work),
         [
-            _inner("transformers", folder, THEIRS, theirs),
-            _inner("raw read", folder, SHARDS.format(folder=checkpoint), raw),
+            timed("transformers", folder, THEIRS, theirs),
+            timed("raw read", folder, SHARDS.format(folder=checkpoint), raw),
         ],
         "<= 1.1 x the raw read",
     )  # fmt: skip
@@ -153,44 +144,10 @@ def load_gguf() -> Row:
     theirs = f"AutoModelForCausalLM.from_pretrained({str(path.parent)!r}, gguf_file={path.name!r})"
     return Row(
         "SmolLM2's GGUF to a model",
-        _inner("kinfold", folder, OURS.format(family="smollm2"), "model = load_model('smollm2')"),
-        [_inner("transformers", folder, THEIRS, theirs)],
+        timed("kinfold", folder, OURS.format(family="smollm2"), "model = load_model('smollm2')"),
+        [timed("transformers", folder, THEIRS, theirs)],
         "<= 3 s",
         runs=3,
-    )
-
-
-def decode() -> Row:
-    """64 tokens from SmolLM2 in float32, batch 1, greedy, with the cache."""
-    path = smollm2()
-    folder = family("smollm2", path)
-    setup = (
-        OURS.format(family="smollm2")
-        + """
-    import torch
-    from kinfold import generate
-    model = load_model('smollm2')
-    token_ids = torch.tensor([[504, 3575, 282, 4649, 314]])
-    generate(model, token_ids, max_new_tokens=2)
-    """
-    )
-    # The same sizes with random weights: transformers takes 20 s to read the GGUF, and the time is the same.
-    theirs = (
-        THEIRS
-        + """
-    from transformers import LlamaConfig
-    model = LlamaForCausalLM(LlamaConfig(hidden_size=576, num_hidden_layers=30, num_attention_heads=9,
-        num_key_value_heads=3, intermediate_size=1536, vocab_size=49152, tie_word_embeddings=True)).eval()
-    model.generation_config.eos_token_id = None
-    token_ids = torch.tensor([[504, 3575, 282, 4649, 314]])
-    model.generate(token_ids, max_new_tokens=2, do_sample=False)
-    """
-    )
-    return Row(
-        "decode 64 tokens of SmolLM2-135M, float32, batch 1",
-        _inner("kinfold", folder, setup, "generate(model, token_ids, max_new_tokens=64)"),
-        [_inner("transformers", folder, theirs, "model.generate(token_ids, max_new_tokens=64, do_sample=False)")],
-        ">= 1.5 x transformers",
     )
 
 
@@ -211,12 +168,12 @@ def keymap_names() -> Row:
     """
     return Row(
         "map the 90,427 names of DeepSeek-V3 in FP8",
-        _inner("kinfold, 37 rules", TESTS, DEEPSEEK, "names = key_map().bind().lookup(source)"),
+        timed("kinfold, 37 rules", TESTS, DEEPSEEK, "names = key_map().bind().lookup(source)"),
         [
-            _inner("the loop of fairseq2, written anew, 22 regular expressions", TESTS, DEEPSEEK + loop,
-                   "table = regular_expressions()\nnames = {name: new_name(name) for name in source}"),
-            _inner("digits normalised by `re.sub`, looked up", TESTS, DEEPSEEK + normalised,
-                   "names = {name: table[digits.sub('#', name)] for name in source}"),
+            timed("the loop of fairseq2, written anew, 22 regular expressions", TESTS, DEEPSEEK + loop,
+                  "table = regular_expressions()\nnames = {name: new_name(name) for name in source}"),
+            timed("digits normalised by `re.sub`, looked up", TESTS, DEEPSEEK + normalised,
+                  "names = {name: table[digits.sub('#', name)] for name in source}"),
         ],
         ">= 20 x the loop",
     )  # fmt: skip
@@ -228,7 +185,7 @@ def keymap_infer() -> Row:
     work = "found = infer(source, target)\nassert sum(decision.sure for decision in found.decisions) == len(key_map())"
     return Row(
         "infer that map from names and shapes",
-        _inner("kinfold", TESTS, setup, work),
+        timed("kinfold", TESTS, setup, work),
         [],
         "<= 2 s, 300 MB",
     )
@@ -238,7 +195,7 @@ def keymap_certificate() -> Row:
     """The certificate of the same map."""
     setup = DEEPSEEK + "    from kinfold.keymap import certify\n"
     work = "certificate = certify(key_map().bind(), source, target)\nassert certificate.holds"
-    return Row("certify that map", _inner("kinfold", TESTS, setup, work), [], "<= 1 s")
+    return Row("certify that map", timed("kinfold", TESTS, setup, work), [], "<= 1 s")
 
 
 def convert() -> Row:
@@ -255,7 +212,7 @@ def convert() -> Row:
     work = f"convert_checkpoint({str(checkpoint)!r}, {str(converted)!r}, family='llama_1b')"
     return Row(
         "2.2 GB bf16 checkpoint to another layout on disk",
-        replace(_inner("kinfold", folder, setup, work), before=clean),
+        replace(timed("kinfold", folder, setup, work), before=clean),
         [
             Command("cp -r", ["cp", "-r", str(checkpoint), str(converted)], BENCH, before=clean),
             Command(
@@ -277,7 +234,7 @@ ROWS: dict[str, Callable[[], Row]] = {
     "load-mapped": load_mapped,
     "load-copied": load_copied,
     "load-gguf": load_gguf,
-    "decode": decode,
+    **computing.ROWS,
     "keymap-names": keymap_names,
     "keymap-infer": keymap_infer,
     "keymap-certificate": keymap_certificate,
