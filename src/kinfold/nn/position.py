@@ -57,21 +57,20 @@ class Rotary(nn.Module):
             (B, H, S, dim), in the dtype of `x`.
         """
         cos, sin = state.once((self, x.dtype, of_all), lambda: self._tables(state, of_all, x.dtype))
-        first, second = x.chunk(2, dim=-1)
-        return x * cos + torch.cat([-second, first], dim=-1) * sin
+        return x * cos + x.roll(self.dim // 2, dims=-1) * sin  # the halves change places; `sin` has the sign
 
     def extra_repr(self) -> str:
         return f"{self.dim}, theta={self.theta}, scaling={self.scaling}"
 
     def _tables(self, state: PassState, of_all: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, (S, dim), or (B, 1, S, dim) where there is padding."""
+        """Cosines and sines, (S, dim), or (B, 1, S, dim) where there is padding; the first half of sines negated."""
         positions = state.positions(of_all=of_all)
         frequencies, amplitude = self._frequencies(state, positions.device)
         angles = positions[..., None].float() * frequencies
-        angles = torch.cat([angles, angles], dim=-1)
         if angles.dim() == 3:
             angles = angles[:, None]
-        return (angles.cos() * amplitude).to(dtype), (angles.sin() * amplitude).to(dtype)
+        cos, sin = angles.cos() * amplitude, angles.sin() * amplitude
+        return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
 
     def _frequencies(self, state: PassState, device: torch.device) -> tuple[Tensor, float]:
         """The frequencies, (dim / 2,), or (B, 1, dim / 2) where they differ with the tokens of a row; the amplitude."""
