@@ -32,7 +32,7 @@ PUBLISHED = {
 }
 """Parameters according to the models' cards on the Hugging Face hub.
 
-The transformer's are those of torch's own, with an embedding of 32,768 tokens (`tests/families/test_encoder_decoder.py`).
+The transformer's are those of torch's own, with an embedding of 32,768 tokens (`families/test_encoder_decoder.py`).
 """
 
 
