@@ -256,7 +256,7 @@ def test_smollm2s_gguf_into_a_family_that_knows_nothing_of_gguf(project: Project
     assert said.stdout.startswith("The capital of France is Paris."), said.stderr
     rules = {rule["target"]: rule["source"] for rule in map(sides_of, json.loads(derived.output)["rules"])}
     published = get_tensor_name_map(MODEL_ARCH.LLAMA, 30)
-    hf = {str(rule.targets[0]): str(rule.sources[0]) for rule in hf_key_map}
+    hf = {str(rule.targets[0]): str(rule.sources[0]) for rule in hf_key_map if rule.targets}
     for ours, theirs in rules.items():
         assert theirs.replace("{layer}", "7") == published.get_name(hf[ours].replace("{layer}", "7"), (".weight",))
     assert len(rules) == len(hf) - 1  # the output projection is the embedding
