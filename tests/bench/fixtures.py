@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,12 +25,13 @@ LLAMA_1B = {
 """A Llama of 1.1 billion parameters, 2.2 GB in bfloat16."""
 
 
+@cache
 def project() -> Path:
-    """A project of families."""
+    """A project of families; made anew in each run, as the templates are now."""
     folder = BENCH / "benchlab"
-    if not folder.exists():
-        BENCH.mkdir(exist_ok=True)
-        subprocess.run([SCAFFOLD, "init", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(folder, ignore_errors=True)
+    BENCH.mkdir(exist_ok=True)
+    subprocess.run([SCAFFOLD, "init", str(folder)], check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
