@@ -115,8 +115,8 @@ def certify_family(name: str, project: Project, files: Files, checkpoint: Checkp
         return certificates
 
 
-def spec_of_family(family: str, project: Project) -> Spec:
-    """The spec that a family, of the project or of an installed package, was made from."""
+def spec_of_family(family: str, project: Project | None) -> Spec:
+    """The spec that a family, of the project if there is one or of an installed package, was made from."""
     module = families.modules.get(family)
     if module is None:
         raise ProjectError(f"There is no family {family!r}.", hint=nearest(family, families.modules))
@@ -124,7 +124,8 @@ def spec_of_family(family: str, project: Project) -> Spec:
 
     found = find_spec(module.partition(".")[0])
     packages = [Path(location) for location in (found.submodule_search_locations or ())] if found else []
-    folders = [project.root, *(place for package in packages for place in (package, package.parent))]
+    own = [project.root] if project else []
+    folders = [*own, *(place for package in packages for place in (package, package.parent))]
     for folder in folders:
         path = folder / STATE_FOLDER / family / "spec.yaml"
         if path.is_file():

@@ -15,6 +15,7 @@ COMMANDS = {
     "new-family": "Add a model family to the project.",
     "verify": "Prove that a model loads what it should.",
     "convert": "Write a checkpoint in another layout.",
+    "diff": "Say how two architectures differ.",
     "keymap": "Derive, compare and regenerate key maps.",
     "generate": "Continue a text with a model, or have an encoder and decoder answer to it.",
     "train": "Train a model by a recipe, and write a card for it.",

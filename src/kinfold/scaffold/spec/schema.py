@@ -28,9 +28,15 @@ Layout = Literal["hf", "gguf", "reference"]
 class Attention(Section, frozen=True, kw_only=True):
     """Attention: multi-head, grouped-query (Ainslie et al. 2023) or multi-query."""
 
-    qkv_bias: Annotated[bool, Meta(description="The query, key and value projections have a bias.")] = False
-    output_bias: Annotated[bool, Meta(description="The output projection has a bias.")] = False
-    qk_norm: Annotated[bool, Meta(description="Queries and keys pass an RMS norm per head.")] = False
+    qkv_bias: Annotated[
+        bool, Meta(title="biases of q, k and v", description="The query, key and value projections have a bias.")
+    ] = False
+    output_bias: Annotated[
+        bool, Meta(title="a bias of the attention's output", description="The output projection has a bias.")
+    ] = False
+    qk_norm: Annotated[
+        bool, Meta(title="q/k norms per head (RMS)", description="Queries and keys pass an RMS norm per head.")
+    ] = False
 
 
 class FeedForward(Section, frozen=True, kw_only=True):
@@ -38,7 +44,9 @@ class FeedForward(Section, frozen=True, kw_only=True):
 
     kind: Annotated[Literal["gated", "plain"], Meta(description="Gated (Shazeer 2020) or plain.")] = "gated"
     activation: Annotated[Literal["silu", "gelu", "gelu_tanh", "relu"], Meta(description="The activation.")] = "silu"
-    bias: Annotated[bool, Meta(description="The projections have a bias.")] = False
+    bias: Annotated[
+        bool, Meta(title="biases of the feed-forward network", description="The projections have a bias.")
+    ] = False
 
 
 class Norm(Section, frozen=True, kw_only=True):
@@ -67,7 +75,13 @@ class Position(Section, frozen=True, kw_only=True):
 class Embedding(Section, frozen=True, kw_only=True):
     """From tokens to vectors."""
 
-    scaled: Annotated[bool, Meta(description="Vectors are multiplied by the square root of their width.")] = False
+    scaled: Annotated[
+        bool,
+        Meta(
+            title="embeddings scaled by the square root of their width",
+            description="Vectors are multiplied by the square root of their width.",
+        ),
+    ] = False
 
 
 class Drop(Section, frozen=True, kw_only=True):

@@ -77,7 +77,9 @@ class Arch(Section, frozen=True, kw_only=True):
         UNSET
     )
     dropout_p: Annotated[float | UnsetType, Meta(description="How likely a value is left out in training.")] = UNSET
-    tied_embeddings: Annotated[bool | UnsetType, Meta(description="The output projection is the embedding.")] = UNSET
+    tied_embeddings: Annotated[
+        bool | UnsetType, Meta(title="tied embeddings", description="The output projection is the embedding.")
+    ] = UNSET
     description: Annotated[str, Meta(description="One line about this arch.")] = ""
 
 
