@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 from torch.nn.functional import embedding, linear, silu
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from kinfold import AssetCard, convert_checkpoint, load_model
+from kinfold.scaffold.cli.main import scaffold
+from kinfold.scaffold.project import Project
 from kinfold.scaffold.prove.verify import verify
 
 SIZES: dict[str, Any] = {
@@ -116,6 +120,44 @@ def test_transformers_computes_the_same_from_what_is_exported(family: str, token
     assert type(peer.config) is CONFIG_MAPPING[family]
     theirs = peer(input_ids=token_ids, use_cache=False).logits
     assert (load_model(card, dtype=torch.float64)(token_ids) - theirs).abs().max() <= 1e-6 * theirs.abs().max()
+
+
+PARAMS: dict[str, dict[str, Any]] = {
+    "as Llama's": {"vocab_size": -1, "multiple_of": 32, "ffn_dim_multiplier": 1.3},
+    "as Llama 3.2's, which is tied": {"vocab_size": 256, "rope_theta": THETA, "use_scaled_rope": False},
+    "as Mistral's": {"vocab_size": 256, "head_dim": 16, "hidden_dim": 96, "sliding_window": WINDOW},
+}
+"""What params.json says besides what all say."""
+
+
+@pytest.mark.parametrize("params", PARAMS)
+def test_a_family_is_made_of_the_authors_own_folder(
+    params: str, token_ids: Tensor, project: Project, tmp_path: Path
+) -> None:
+    folder = tmp_path / "original"
+    folder.mkdir()
+    tensors = checkpoint(folder / "consolidated.00.pth", tied="tied" in params)
+    said = {"dim": 64, "n_layers": 3, "n_heads": 4, "n_kv_heads": 2, "norm_eps": EPS, **PARAMS[params]}
+    (folder / "params.json").write_text(json.dumps(said))
+    made = CliRunner().invoke(scaffold, ["new-family", "mine", "--from", str(folder)])
+    assert made.exit_code == 0, made.output
+    assert "rotary_pairs = interleaved  <- its names are those of Meta's and Mistral's reference code" in made.output
+    project.activate()
+    logits = load_model("mine", dtype=torch.float64)(token_ids)
+    expected = written_out(tensors, token_ids, window=said.get("sliding_window"))
+    assert (logits - expected).abs().max() <= 1e-6 * expected.abs().max()
+    proved = CliRunner().invoke(scaffold, ["verify", "mine"])
+    assert proved.exit_code == 0, proved.output
+
+
+def test_positions_that_are_stretched_in_a_way_that_params_do_not_say_are_refused(
+    project: Project, tmp_path: Path
+) -> None:
+    checkpoint(tmp_path / "consolidated.00.pth")
+    said = {"dim": 64, "n_heads": 4, "norm_eps": EPS, "use_scaled_rope": True}
+    (tmp_path / "params.json").write_text(json.dumps(said))
+    refused = CliRunner().invoke(scaffold, ["new-family", "mine", "--from", str(tmp_path)])
+    assert "config key use_scaled_rope = True: not understood" in str(refused.exception)
 
 
 def test_an_output_projection_that_is_not_the_embedding_does_not_pass_for_it(tmp_path: Path) -> None:

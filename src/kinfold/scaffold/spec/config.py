@@ -12,6 +12,7 @@ from kinfold.scaffold.spec.config_keys import (
     NEUTRAL,
     NOT_ARCHITECTURE,
     NOT_ARCHITECTURE_PREFIXES,
+    SAID_BY_SHAPES,
     SPELLINGS,
 )
 from kinfold.scaffold.spec.facts import ASSUMED, Findings
@@ -43,7 +44,7 @@ def note_config(config: Config, findings: Findings) -> None:
 def note_key(name: str, key: str, config: Config, findings: Findings) -> None:
     """Note what one key says of one fact, if it is there; a value of the wrong kind is a fault."""
     value = config.get(key)
-    if value is None:
+    if value is None or (name == "vocab_size" and value == -1):  # with which Meta says: as many as the tokenizer has
         return
     try:
         read = _READERS.get(name, _count)(value)
@@ -61,7 +62,7 @@ def window_in_use(config: Config) -> bool:
 
 def left_over(config: Config) -> list[str]:
     """A fault for every key that may change the computation and that nothing has read."""
-    read = {*(key for keys in SPELLINGS.values() for key in keys), *ROPE_KEYS, *NOT_ARCHITECTURE}
+    read = {*(key for keys in SPELLINGS.values() for key in keys), *ROPE_KEYS, *NOT_ARCHITECTURE, *SAID_BY_SHAPES}
     return [
         f"config key {key} = {value!r}: not understood"
         for key, value in config.items()

@@ -1,7 +1,8 @@
 """How configs spell what the spec calls by one name.
 
 These tables are data: a checkpoint whose config uses another spelling is read once the spelling stands here.
-Keys are those of Hugging Face's config.json, and of GGUF metadata after the architecture's prefix.
+Keys are those of Hugging Face's config.json, of the params.json of Meta and Mistral, and of GGUF metadata after the
+architecture's prefix.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
-    "model_dim": ("hidden_size", "n_embd", "d_model", "embedding_length"),
+    "model_dim": ("hidden_size", "n_embd", "d_model", "dim", "embedding_length"),
     "num_layers": ("num_hidden_layers", "n_layer", "n_layers", "block_count"),
     "num_heads": ("num_attention_heads", "n_head", "n_heads", "attention.head_count"),
     "num_kv_heads": ("num_key_value_heads", "n_kv_heads", "attention.head_count_kv"),
     "head_dim": ("head_dim", "attention.key_length", "attention.value_length", "rope.dimension_count"),
-    "ffn_inner_dim": ("intermediate_size", "ffn_dim", "n_inner", "feed_forward_length"),
+    "ffn_inner_dim": ("intermediate_size", "ffn_dim", "n_inner", "hidden_dim", "feed_forward_length"),
     "vocab_size": ("vocab_size",),
     "max_seq_len": ("max_position_embeddings", "n_positions", "context_length"),
-    "norm_eps": ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
+    "norm_eps": ("rms_norm_eps", "norm_eps", "attention.layer_norm_rms_epsilon"),
     "tied_embeddings": ("tie_word_embeddings",),
     "ffn.activation": ("hidden_act", "hidden_activation", "activation_function"),
     "attention.qkv_bias": ("attention_bias",),
@@ -41,6 +42,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1, 1.0, None),
     "rope_interleaved": (False, None),
     "use_mrope": (False, None),
+    "use_scaled_rope": (False, None),
     "is_encoder_decoder": (False, None),
     "add_cross_attention": (False, None),
 }
@@ -54,6 +56,9 @@ NOT_ARCHITECTURE: frozenset[str] = frozenset({
     "transformers.js_config", "is_llama_config", "vocab_type", "name_or_path",
 })  # fmt: skip
 """Keys that say nothing about the computation of the logits."""
+
+SAID_BY_SHAPES: frozenset[str] = frozenset({"multiple_of", "ffn_dim_multiplier"})
+"""Keys from which the width of the feed-forward network follows, which shapes say as it is."""
 
 NOT_ARCHITECTURE_PREFIXES: tuple[str, ...] = ("general.", "GGUF.", "split.", "quantize.", "tokenizer.")
 """Prefixes of such keys in GGUF metadata."""

@@ -11,6 +11,8 @@ from typing import Any
 
 from kinfold.checkpoint import Checkpoint
 from kinfold.errors import UnsupportedError
+from kinfold.scaffold.keymap.layouts import LAYOUTS
+from kinfold.scaffold.keymap.settling.conventions import ROTARY
 from kinfold.scaffold.spec.config import Config, left_over, note_config, plain_config
 from kinfold.scaffold.spec.config_keys import GGUF_ROTARY_PAIRS
 from kinfold.scaffold.spec.facts import ASSUMED, Fact, Findings
@@ -64,6 +66,10 @@ def size_label(num_parameters: int) -> str:
 
 def _note_rotary_pairs(layout: Layout, config: Config, findings: Findings) -> None:
     """Which dimensions of a head turn together: in GGUF a property of the architecture's files."""
+    if layout == "reference":
+        pairs, evidence = ROTARY[LAYOUTS["decoder"][layout]["decoder.layers.{layer}.self_attn.q_proj.weight"]]
+        findings.note("rotary_pairs", pairs, evidence)
+        return
     if layout != "gguf":
         findings.note("rotary_pairs", "halves", f"{ASSUMED}: as Hugging Face writes")
         return
@@ -80,6 +86,8 @@ def _note_rotary_pairs(layout: Layout, config: Config, findings: Findings) -> No
 
 def _note_assumptions(findings: Findings) -> None:
     """What neither shapes nor config of a Llama-shaped checkpoint say."""
+    if "max_seq_len" not in findings.facts:
+        findings.note("max_seq_len", Sizes().max_seq_len, f"{ASSUMED}: the config does not say")
     findings.note("norm_offset", 0, f"{ASSUMED}: norm weights multiply as they are stored")
     findings.note("embedding_scale", 1, f"{ASSUMED}: embeddings enter the first layer as they are")
     findings.note("attention_scale", "head_dim ** -0.5", f"{ASSUMED}: Vaswani et al. 2017, section 3.2.1")

@@ -63,7 +63,7 @@ def note_tying(checkpoint: Checkpoint, index: TensorIndex, findings: Findings) -
         return
     if output is None:
         findings.note("tied_embeddings", True, "no output projection among the tensors")
-    elif said is not None and said.value and _same_values(checkpoint, embed[0], output[0]):
+    elif (said is None or said.value) and embed[1] == output[1] and _same_values(checkpoint, embed[0], output[0]):
         findings.note("tied_embeddings", True, f"{output[0]} repeats {embed[0]}")
         findings.note("repeats_embedding", True, f"{output[0]} repeats {embed[0]}")
     else:

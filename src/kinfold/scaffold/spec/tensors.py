@@ -43,9 +43,12 @@ class TensorIndex:
 
 
 def index_tensors(checkpoint: Checkpoint) -> TensorIndex:
-    """Look every tensor of a checkpoint up in the layout that its kind of file has."""
-    layout = CONTAINERS[checkpoint.layout]
-    native = {foreign: native for native, foreign in LAYOUTS["decoder"][layout].items()}
+    """Look every tensor of a checkpoint up in the layout that knows most of them, or else that its kind of file has."""
+    patterns = {_LAYER.sub("{layer}", name) for name in checkpoint.manifest}
+    layouts = LAYOUTS["decoder"]
+    likeliest: list[Layout] = [CONTAINERS[checkpoint.layout], *layouts]
+    layout = max(likeliest, key=lambda name: len(patterns.intersection(layouts[name].values())))
+    native = {foreign: native for native, foreign in layouts[layout].items()}
     index = TensorIndex(layout)
     unknown: dict[str, list[str]] = {}
     for name, info in checkpoint.manifest.items():
