@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kinfold import registry
+from kinfold.assets import places
 from kinfold.loader import load_model
 from kinfold.scaffold.project import Project, find_project, init_project
 
@@ -42,6 +43,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(registry.families, "_added", {})
+    monkeypatch.setattr(places, "_added", [])
     for registrations in (registry.model_factories.registrations, load_model.registrations):
         monkeypatch.setattr(registrations, "_values", dict(registrations._values))
     registry.families.__dict__.pop("modules", None)

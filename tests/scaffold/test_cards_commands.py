@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from kinfold.scaffold.cli.columns import columns
 from kinfold.scaffold.cli.main import scaffold
+from kinfold.scaffold.project import Project
 
 WriteCard = Callable[..., Path]
 SIZES = {
@@ -146,3 +147,11 @@ def test_what_is_shown_is_aligned_and_says_what_is_not_here(card: WriteCard) -> 
 
 def test_columns() -> None:
     assert columns([["a", "bb"], ["", "c"], ["ddd", ""]], indent=" ") == " a    bb\n -    c\n ddd  -"
+
+
+def test_a_project_without_families_has_cards_too(project: Project) -> None:
+    card = project.root / project.cards / "mine.yaml"
+    card.write_text("name: mine\nmodel_family: llama\nmodel_arch: 13b\n")
+    listed = CliRunner().invoke(scaffold, ["cards", "mine"])
+    assert "13b" in listed.output
+    assert CliRunner().invoke(scaffold, ["show", "mine"]).exit_code == 0

@@ -7,7 +7,7 @@ from kinfold.assets.card import AssetCard, read_card, retrieve_asset_card
 from kinfold.assets.checksum import sha256
 from kinfold.assets.inheritance import files_by_name
 from kinfold.assets.place import Place
-from kinfold.assets.places import cache_folder, card_files, is_card_path, user_cards_folder
+from kinfold.assets.places import add_cards_folder, cache_folder, card_files, is_card_path, user_cards_folder
 from kinfold.assets.uri import FileUri
 from kinfold.assets.write import check_card_name, write_card
 
@@ -15,6 +15,7 @@ __all__ = [
     "AssetCard",
     "FileUri",
     "Place",
+    "add_cards_folder",
     "cache_folder",
     "card_files",
     "check_card_name",

@@ -14,14 +14,26 @@ SUFFIXES = (".yaml", ".yml")
 VARIABLE = "KINFOLD_CARDS"
 
 
+_added: list[Path] = []
+
+
+def add_cards_folder(folder: Path) -> None:
+    """Add a folder of cards, such as that of a project that is not installed; it need not be there yet."""
+    if folder not in _added:
+        _added.append(folder)
+
+
 def card_files() -> Iterator[Path]:
-    """The files of all cards, each once: those of packages, of the user, of the variable; no family is imported.
+    """The files of all cards, each once: those of packages, of the project, of the user, of the variable.
+
+    No family is imported.
 
     Raises:
         CardError: The variable `KINFOLD_CARDS` names something that is no folder.
     """
     seen = set()
-    for folder in (*_package_folders(families.modules.values()), user_cards_folder(), *_folders_of_variable()):
+    packages = _package_folders(families.modules.values())
+    for folder in (*packages, *_added, user_cards_folder(), *_folders_of_variable()):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.suffix in SUFFIXES and (place := path.resolve()) not in seen:
                 seen.add(place)

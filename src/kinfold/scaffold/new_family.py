@@ -150,5 +150,5 @@ def _checkpoint_uri(checkpoint: Path, project: Project) -> str:
     """How the card says where the checkpoint lies: relative inside the project, absolute outside."""
     path = checkpoint.resolve()
     if path.is_relative_to(project.root):
-        return f"file:{quote(os.path.relpath(path, project.root / project.package_path / 'cards'))}"
+        return f"file:{quote(os.path.relpath(path, project.root / project.cards))}"
     return path.as_uri()

@@ -8,6 +8,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from kinfold.assets.places import add_cards_folder
 from kinfold.errors import ProjectError
 from kinfold.registry import families
 from kinfold.scaffold.naming import check_name
@@ -42,6 +43,11 @@ class Project:
         """The file with the table of families, relative to the root."""
         return self.package_path / "registry.py"
 
+    @property
+    def cards(self) -> Path:
+        """The folder of its cards, relative to the root."""
+        return self.package_path / "cards"
+
     def state(self, family: str) -> Path:
         """What is kept about a family, relative to the root."""
         return Path(STATE_FOLDER, family)
@@ -63,11 +69,12 @@ class Project:
         raise ProjectError(f"{path} has no FAMILIES.", hint="It should say `FAMILIES: dict[str, str] = {...}`.")
 
     def activate(self) -> None:
-        """Make the project's package importable and its families known, installed or not."""
+        """Make the project's package importable, and its families and cards known, installed or not."""
         source = str(self.root / self.source)
         if source not in sys.path:
             sys.path.insert(0, source)
         families.add(self.families())
+        add_cards_folder(self.root / self.cards)
 
 
 def find_project(start: Path | None = None) -> Project | None:

@@ -46,8 +46,7 @@ def _train(ctx: click.Context, file: Path | None, **options: Any) -> None:
         project.activate()
     recipe = str(ctx.command.name)
     config = assemble(RECIPES[recipe], options, file)
-    # Cards are found where there are families.
-    cards = project.root / project.package_path / "cards" if project and project.families() else None
+    cards = project.root / project.cards if project else None
     import_module(f"kinfold.recipes.{recipe}").train(config, card_folder=cards, say=click.echo)
 
 
