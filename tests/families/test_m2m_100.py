@@ -18,13 +18,17 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import M2M100ForConditionalGeneration
 
-from kinfold import AssetCard, convert_checkpoint, generate, load_model
+from kinfold import AssetCard, convert_checkpoint, generate, load_model, open_checkpoint
 from kinfold.errors import GenerationError, KeyMapError, ProofError
 from kinfold.generation import decoder_of
 from kinfold.scaffold.cli.main import scaffold
+from kinfold.scaffold.keymap.derive import derive
+from kinfold.scaffold.keymap.native import FamilySide
 from kinfold.scaffold.prove.parity import check_parity
 from kinfold.scaffold.prove.reference import read_reference
 from kinfold.scaffold.prove.verify import verify
+from kinfold_zoo.nllb import NllbConfig, create_nllb_model
+from kinfold_zoo.nllb.loader import hf_key_map
 
 SIZES = {
     "model_dim": 64, "num_encoder_layers": 3, "num_decoder_layers": 2, "num_encoder_heads": 4, "num_decoder_heads": 8,
@@ -101,6 +105,16 @@ def test_cached_decoding_gives_the_tokens_of_transformers(
         uncached = torch.cat([uncached, model(ids, uncached, mask)[:, -1].argmax(-1, keepdim=True)], dim=1)
     until_stop = (ours[:, 1:] == 2).cumsum(1).cumsum(1) <= 1
     assert torch.equal(ours[:, 1:][until_stop], uncached[:, 1:][until_stop])
+
+
+@pytest.mark.parametrize("with_reference", [False, True])
+def test_its_key_map_is_inferred(checkpoint: Path, with_reference: bool) -> None:
+    reference = read_reference(checkpoint / "reference.safetensors") if with_reference else None
+    with open_checkpoint(checkpoint) as opened:
+        derived = derive(opened, FamilySide(create_nllb_model, NllbConfig(**SIZES)), reference=reference)
+    assert {item.rule for item in derived.rules} == {rule for rule in hf_key_map if rule.targets}
+    assert not derived.questions
+    assert derived.agrees is (True if with_reference else None)
 
 
 def test_copies_of_the_embedding_in_old_checkpoints_are_taken_and_not_written(
