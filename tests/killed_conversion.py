@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from killing import Steps
 
 from kinfold import convert_checkpoint
 from kinfold.assets import AssetCard
@@ -40,25 +41,7 @@ def convert(source: Path, destination: Path, format: Any) -> None:
 
 def count_steps(stop_at: int) -> Callable[[], int]:
     """Kill this process at a step; gives the number of steps so far."""
-    steps = 0
-
-    def step() -> None:
-        nonlocal steps
-        steps += 1
-        if steps == stop_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def around(function: Callable[..., Any]) -> Callable[..., Any]:
-        def stepped(*arguments: Any, **options: Any) -> Any:
-            step()
-            result = function(*arguments, **options)
-            step()
-            return result
-
-        return stepped
-
-    for name in STEPS:
-        setattr(os, name, around(getattr(os, name)))
+    step = Steps(stop_at, STEPS)
 
     def write_all(file: Any, data: memoryview) -> None:
         step()
@@ -68,7 +51,7 @@ def count_steps(stop_at: int) -> Callable[[], int]:
         step()
 
     write._write_all = write_all
-    return lambda: steps
+    return lambda: step.count
 
 
 def in_a_fork(work: Callable[[], int]) -> int:

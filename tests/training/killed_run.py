@@ -1,7 +1,7 @@
 """Kills a run at every step that it asks of the operating system, and resumes it.
 
-python tests/training/killed_run.py FOLDER STRIDE prints, in JSON, at how many points it was killed, from which steps it
-was resumed, and what was wrong; with a STRIDE of 1 that is every point.
+PYTHONPATH=tests python tests/training/killed_run.py FOLDER STRIDE prints, in JSON, at how many points it was killed,
+from which steps it was resumed, and what was wrong; with a STRIDE of 1 that is every point.
 
 Each run is a fork of this process, killed by SIGKILL before or after its n-th step. What a checkpoint holds, and what
 is told, is cut in half.
@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch._dynamo  # noqa: F401  (imported before there are forks)
+from killing import Steps
 from torch.distributed.checkpoint import filesystem
 from toy import ToyUnit, metrics, toy_model, toy_reader, toy_trainer
 
@@ -59,30 +59,11 @@ def train(folder: Path, step: Callable[[], object]) -> None:
     )()  # fmt: skip
 
 
-def count_steps(stop_at: int) -> Callable[[], int]:
-    """Kill this process at a step; gives a function that counts one more, and gives the number."""
-    steps = 0
-
-    def step() -> int:
-        nonlocal steps
-        steps += 1
-        if steps == stop_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return steps
-
-    def around(function: Callable[..., Any]) -> Callable[..., Any]:
-        def stepped(*arguments: Any, **options: Any) -> Any:
-            step()
-            result = function(*arguments, **options)
-            step()
-            return result
-
-        return stepped
-
-    for name in STEPS:
-        setattr(os, name, around(getattr(os, name)))
-    filesystem._write_item = around(filesystem._write_item)
-    return step
+def count_steps(stop_at: int) -> Steps:
+    """Kill this process at a step; gives what takes one more, and gives its number."""
+    steps = Steps(stop_at, STEPS)
+    filesystem._write_item = steps.around(filesystem._write_item)
+    return steps
 
 
 def in_a_fork(work: Callable[[], None]) -> bool:

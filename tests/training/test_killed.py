@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 def killed_at(folder: Path, stride: int) -> dict[str, Any]:
     command = [sys.executable, str(HERE / "killed_run.py"), str(folder), str(stride)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads do not survive a fork
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}  # no threads survive a fork
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -10,16 +10,21 @@ from urllib.parse import quote, unquote
 
 from kinfold.assets.checksum import Checksum
 from kinfold.assets.uri import Role, Uri
-from kinfold.checkpoint.names import CONFIGS, INDEX, META_RANKS, PICKLE_INDEX, PICKLE_SINGLE, SINGLE
+from kinfold.checkpoint.names import (
+    CONFIGS,
+    GENERATION_CONFIG,
+    INDEX,
+    META_RANKS,
+    PICKLE_INDEX,
+    PICKLE_SINGLE,
+    SINGLE,
+    TOKENIZER_FILES,
+)
 from kinfold.errors import CardError
 
 FORM = "hf://owner/repo, hf://owner/repo@revision or hf://owner/repo@revision/path/of/a/file"
 
-CONFIG_FILES = (*CONFIGS, "generation_config.json")
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-    "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt",
-)  # fmt: skip
+CONFIG_FILES = (*CONFIGS, GENERATION_CONFIG)
 WEIGHTS = (
     (INDEX, SINGLE, "model-*-of-*.safetensors"),
     ("*.safetensors",),

@@ -10,6 +10,7 @@ import msgspec
 
 from kinfold.checkpoint import Checkpoint
 from kinfold.checkpoint.gguf import GgufCheckpoint
+from kinfold.checkpoint.names import GENERATION_CONFIG, TOKENIZER_FILES
 from kinfold.conversion.hf_config import make_hf_config
 from kinfold.errors import TokenizerError
 from kinfold.loader import PreparedModel
@@ -18,11 +19,7 @@ CONFIG = "config.json"
 _HF = "hf"
 _HF_CONFIG = "hf_config"
 
-_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "chat_template.json",
-    "generation_config.json",
-)  # fmt: skip
+_FILES = (*TOKENIZER_FILES, GENERATION_CONFIG)
 """Files that are copied along from beside the checkpoint."""
 
 _GGUF_TOKENS: Mapping[str, str] = {

@@ -12,7 +12,15 @@ from math import isclose
 from typing import TYPE_CHECKING, Any
 
 from kinfold.conversion.hf_m2m_100 import make_m2m_100_config
-from kinfold.conversion.hf_parts import ACTIVATIONS, activation, activation_faults, parameter_patterns, refuse
+from kinfold.conversion.hf_parts import (
+    ACTIVATIONS,
+    TOKEN_FIELDS,
+    activation,
+    activation_faults,
+    parameter_patterns,
+    refuse,
+    special_tokens,
+)
 from kinfold.errors import ConfigError
 from kinfold.generation import EncoderDecoder
 from kinfold.nn import EmbeddingFrontend
@@ -35,11 +43,8 @@ _KEYS: Mapping[str, str] = {
 }
 """Field of a family's config to the key that says it."""
 
-_TOKENS: Mapping[str, str] = {"bos_idx": "bos_token_id", "eos_idx": "eos_token_id", "pad_idx": "pad_token_id"}
-"""Fields that are special tokens, which the checkpoint's own tokenizer knows better."""
-
 _OTHERWISE = frozenset({
-    *_TOKENS, "unk_idx", "ffn_inner_dim", "ffn_inner_dim_multiplier", "ffn_inner_dim_to_multiple", "rope_scaling",
+    *TOKEN_FIELDS, "ffn_inner_dim", "ffn_inner_dim_multiplier", "ffn_inner_dim_to_multiple", "rope_scaling",
     "tied_embeddings",
 })  # fmt: skip
 """Fields that are said in another way, or nowhere."""
@@ -90,7 +95,6 @@ _ALWAYS = frozenset({
     *(f"{_LAYER}{name}.weight" for name in ("self_attn_layer_norm", "ffn_layer_norm")),
 })  # fmt: skip
 _UNTIED = "final_proj.weight"
-_INNER = "decoder.layers.{}.ffn.inner_proj.weight"
 _PARTS: Mapping[str, frozenset[str]] = {
     "biases of q, k and v": frozenset(f"{_LAYER}self_attn.{name}_proj.bias" for name in ("q", "k", "v")),
     "a bias of the attention's output": frozenset({f"{_LAYER}self_attn.output_proj.bias"}),
@@ -149,13 +153,13 @@ def make_hf_config(config: Any, model: nn.Module, *, dtype: str, tokens: Mapping
         "architectures": [f"{prefix}ForCausalLM"],
         "model_type": model_type,
         **values,
-        "intermediate_size": model.get_parameter(_INNER.format(0)).shape[0],
+        "intermediate_size": model.get_parameter("decoder.layers.0.ffn.inner_proj.weight").shape[0],
         **switches,
         "hidden_act": activation(model),
         "rope_scaling": rope_scaling(getattr(config, "rope_scaling", None)),
         "tie_word_embeddings": _UNTIED not in names,
         "dtype": dtype,
-        **{key: tokens.get(key, getattr(config, field, None)) for field, key in _TOKENS.items()},
+        **special_tokens(config, tokens),
     }
 
 

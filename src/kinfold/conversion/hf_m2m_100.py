@@ -6,7 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from kinfold.conversion.hf_parts import activation, activation_faults, parameter_patterns, refuse
+from kinfold.conversion.hf_parts import (
+    TOKEN_FIELDS,
+    activation,
+    activation_faults,
+    parameter_patterns,
+    refuse,
+    special_tokens,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,8 +31,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
 }
 """Field of a family's config to the keys that say it."""
 
-_TOKENS: Mapping[str, str] = {"bos_idx": "bos_token_id", "eos_idx": "eos_token_id", "pad_idx": "pad_token_id"}
-_OTHERWISE = frozenset({*_TOKENS, "unk_idx", "dropout_p", "norm_eps"})
+_KNOWN = frozenset({*_KEYS, *TOKEN_FIELDS, "dropout_p", "norm_eps"})
 
 
 def _leaves(modules: list[str]) -> set[str]:
@@ -54,7 +60,7 @@ def make_m2m_100_config(config: Any, model: nn.Module, *, dtype: str, tokens: Ma
 
     Arguments and errors are those of `make_hf_config`.
     """
-    special = {key: tokens.get(key, getattr(config, field, None)) for field, key in _TOKENS.items()}
+    special = special_tokens(config, tokens)
     refuse(list(_faults(config, model, special)))
     dropout_p = getattr(config, "dropout_p", 0.0)
     return {
@@ -77,9 +83,8 @@ def make_m2m_100_config(config: Any, model: nn.Module, *, dtype: str, tokens: Ma
 
 
 def _faults(config: Any, model: nn.Module, special: Mapping[str, Any]) -> Iterator[str]:
-    known = {*_KEYS, *_OTHERWISE}
     for field in fields(config):
-        if field.name not in known:
+        if field.name not in _KNOWN:
             yield f"the field {field.name} = {getattr(config, field.name)!r}"
     names = parameter_patterns(model)
     yield from (f"the parameter {name}" for name in sorted(names - _PARAMETERS))

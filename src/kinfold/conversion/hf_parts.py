@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kinfold.errors import ConfigError
 
@@ -17,12 +17,22 @@ ACTIVATIONS: Mapping[str, str] = {
 }  # fmt: skip
 """Modules, as torch prints them, to what Hugging Face calls them."""
 
+_TOKENS: Mapping[str, str] = {"bos_idx": "bos_token_id", "eos_idx": "eos_token_id", "pad_idx": "pad_token_id"}
+
+TOKEN_FIELDS = frozenset({*_TOKENS, "unk_idx"})
+"""Fields of a family's config that are special tokens, which the checkpoint's own tokenizer knows better."""
+
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def parameter_patterns(model: nn.Module) -> set[str]:
     """The names of the parameters, with N in place of the number of a layer."""
     return {_NUMBER.sub("N", name) for name, _ in model.named_parameters()}
+
+
+def special_tokens(config: Any, tokens: Mapping[str, Any]) -> dict[str, Any]:
+    """The special tokens: as the checkpoint says, else as the family's config does; null where neither knows."""
+    return {key: tokens.get(key, getattr(config, field, None)) for field, key in _TOKENS.items()}
 
 
 def activation(model: nn.Module) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kinfold.checkpoint.write import write_synced
-from kinfold.durable import sync
+from kinfold.durable import put_in_place, sync
 from kinfold.errors import CheckpointError
 
 _REQUEST, _LOCK, _CONTENT = "request.json", "lock", "checkpoint"
@@ -56,9 +56,7 @@ def made_whole(destination: Path, request: Request, *, restart: bool = False) ->
         folder = stage / _CONTENT
         folder.mkdir(exist_ok=True)
         yield folder
-        sync(folder)
-        os.rename(folder, destination)  # refused by the system if something with content is there by now
-        sync(destination.parent)
+        put_in_place(folder, destination)  # refused by the system if something with content is there by now
         _tidy_up(stage)
 
 

@@ -46,8 +46,8 @@ class EmbeddingFrontend(nn.Module):
         return f"scale={self.scale}"
 
 
-class TiedEmbedding(nn.Module):
-    """Turns tokens into vectors by the embedding of another module.
+class _Tied(nn.Module):
+    """Uses the embedding of another module.
 
     It has no parameter of its own, nor a name in the state dict: there is one weight, under one name.
 
@@ -59,23 +59,17 @@ class TiedEmbedding(nn.Module):
         super().__init__()
         self._embed = [embed]  # in a list, so that torch does not count it as part of this module
 
+
+class TiedEmbedding(_Tied):
+    """Turns tokens into vectors by the embedding of another module."""
+
     def forward(self, token_ids: Tensor) -> Tensor:
         """int64 (...) to (..., D)."""
         return embedding(token_ids, self._embed[0].weight)
 
 
-class TiedProjection(nn.Module):
-    """Turns vectors into logits by the embedding that turned tokens into vectors (Press and Wolf 2017).
-
-    Like `TiedEmbedding`, it has nothing of its own.
-
-    Args:
-        embed: The embedding, which belongs to another module.
-    """
-
-    def __init__(self, embed: nn.Embedding) -> None:
-        super().__init__()
-        self._embed = [embed]  # in a list, so that torch does not count it as part of this module
+class TiedProjection(_Tied):
+    """Turns vectors into logits by the embedding that turned tokens into vectors (Press and Wolf 2017)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., V)."""

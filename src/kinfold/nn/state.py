@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from kinfold.errors import GenerationError
 
 
-class PassState:
+class PassState(ABC):
     """The positions and masks of one pass, computed once for all layers.
 
     Attributes:
@@ -47,6 +48,7 @@ class PassState:
             return None
         return self._padding.sum(dim=1).tolist()
 
+    @abstractmethod
     def attention_mask(self, window: int | None = None) -> tuple[Tensor | None, bool]:
         """Which tokens of this pass see which, as `scaled_dot_product_attention` takes it.
 
@@ -56,7 +58,6 @@ class PassState:
         Returns:
             A bool mask, (S, T) or (B, 1, S, T), True where a query sees a key, and `is_causal`.
         """
-        raise NotImplementedError
 
     def keep(self, owner: nn.Module, name: str, tensor: Tensor) -> Tensor:
         """The keys or values of all tokens so far, given those of this pass; here the same."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,17 +13,16 @@ from torch import Tensor, nn
 
 from kinfold.assets import AssetCard
 from kinfold.checkpoint import Checkpoint, Extent, Manifest, TensorInfo, open_checkpoint
+from kinfold.checkpoint.names import GENERATION_CONFIG
 from kinfold.checkpoint.write import plan_shards, write_safetensors, write_synced
 from kinfold.conversion.companions import CONFIG, companions, config_file
 from kinfold.converter import NATIVE
-from kinfold.durable import sync
+from kinfold.durable import put_in_place
 from kinfold.errors import CheckpointError, TrainingError
 from kinfold.loader import PreparedModel
 from kinfold.tokenizer import Tokenizer
 
 MAX_SHARD_SIZE = "5GB"
-_GENERATION = "generation_config.json"
-"""The one file beside a checkpoint that is not the tokenizer's."""
 
 
 def save_model(
@@ -46,7 +44,7 @@ def save_model(
     name = str(dtype).removeprefix("torch.")
     with _made_whole(folder) as staged:
         write_safetensors(staged, plan_shards(weights.manifest, MAX_SHARD_SIZE), weights)
-        files = {**_beside(start.checkpoint.path, only=_GENERATION), **_tokenizer_files(tokenizer_path)}
+        files = {**_beside(start.checkpoint.path, only=GENERATION_CONFIG), **_tokenizer_files(tokenizer_path)}
         files[CONFIG] = config_file(start, to=NATIVE, dtype=name, cast=True)
         for file, data in files.items():
             write_synced(staged / file, data)
@@ -124,6 +122,4 @@ def _made_whole(folder: Path) -> Iterator[Path]:
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     yield staged
-    sync(staged)
-    os.rename(staged, folder)
-    sync(folder.parent)
+    put_in_place(staged, folder)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kinfold.checkpoint.names import DCP_METADATA
-from kinfold.durable import sync
+from kinfold.durable import put_in_place
 from kinfold.errors import TrainingError
 
 _LOCK = ".lock"
@@ -65,11 +65,9 @@ def save_checkpoint(folder: Path, step_nr: int, write: Callable[[Path], None]) -
     stage, destination = folder / f".step_{step_nr}.saving", folder / f"step_{step_nr}"
     stage.mkdir()
     write(stage)
-    sync(stage)
     if destination.exists():  # incomplete, or there would be nothing to save
         _remove(destination)
-    os.rename(stage, destination)
-    sync(folder)
+    put_in_place(stage, destination)
 
 
 def remove_oldest(folder: Path, keep_last_n: int | None) -> None:

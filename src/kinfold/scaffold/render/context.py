@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from textwrap import shorten
 from typing import Any
 
@@ -10,9 +11,9 @@ from kinfold.scaffold.keymap.layouts import DOCS
 from kinfold.scaffold.keymap.render import key_map_rules
 from kinfold.scaffold.naming import arch_function, class_prefix
 from kinfold.scaffold.render import parts
-from kinfold.scaffold.render.checks import checks
 from kinfold.scaffold.render.fields import Field, arch_changes, config_fields, scaling_classes
 from kinfold.scaffold.render.layers import layer, stack
+from kinfold.scaffold.spec.checks import checks
 from kinfold.scaffold.spec.schema import Spec
 from kinfold.scaffold.spec.sizes import TOKENS
 
@@ -27,7 +28,8 @@ def family_context(family: str, package: str, spec: Spec) -> dict[str, Any]:
         package: The package it becomes a module of.
         spec: The spec.
     """
-    structure = _STRUCTURES[spec.model](spec)
+    parts_used = {**_STRUCTURES[spec.model](spec), "inner_dim": parts.inner_dim(spec)}
+    names, scalings = spec.field_names(), scaling_classes(spec)
     rules = {layout: key_map_rules(spec, layout) for layout in spec.key_maps}
     title = class_prefix(family)
     archs = [_arch(*arch, spec=spec, title=title) for arch in arch_changes(spec)]
@@ -37,18 +39,17 @@ def family_context(family: str, package: str, spec: Spec) -> dict[str, Any]:
         "title": title,
         "summary": _summary(title, spec),
         "functions": sorted([f"create_{family}_model", f"load_{family}_model", f"{family}_arch", f"{family}_archs"]),
-        **structure,
-        "inner_dim": parts.inner_dim(spec),
-        "nn_imports": sorted({*_used_parts(structure, parts.inner_dim(spec)), *scaling_classes(spec)}),
+        **parts_used,
+        "nn_imports": sorted({*_used_parts(parts_used), *scalings}),
         "fields": "\n".join(_field(field) for field in config_fields(spec)),
-        "tokens": [name for name in TOKENS if name in spec.field_names()],
-        "checks": "\n".join(f"            {check}" for check in checks(spec)),
+        "tokens": [name for name in TOKENS if name in names],
+        "checks": "\n".join(f"            check.{method}({_quoted(fields)})" for method, fields in checks(spec, names)),
         "archs": archs,
-        "arch_imports": sorted({name for arch in archs for name in _PART.findall(arch["body"])} & _scalings(spec)),
+        "arch_imports": sorted({name for arch in archs for name in _PART.findall(arch["body"])}.intersection(scalings)),
         "key_maps": {layout: ",\n    ".join(lines) for layout, lines in rules.items()},
         "key_map_docs": DOCS,
         "key_map_imports": sorted({"KeyMap", *(rule.partition("(")[0] for lines in rules.values() for rule in lines)}),
-        "small": ", ".join(_small(spec)),
+        "small": ", ".join(f"{name}={value}" for name, value in _SMALL.items() if name in names),
     }
 
 
@@ -103,8 +104,8 @@ def _used_parts(*values: Any) -> set[str]:
     return found
 
 
-def _scalings(spec: Spec) -> set[str]:
-    return set(scaling_classes(spec))
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def _summary(title: str, spec: Spec) -> str:
@@ -144,8 +145,4 @@ _SMALL = {
     "num_kv_heads": 2, "num_encoder_heads": 4, "num_decoder_heads": 4, "ffn_inner_dim": 96, "vocab_size": 128,
     "unk_idx": None, "bos_idx": None, "eos_idx": None, "pad_idx": None, "max_seq_len": 64, "sliding_window": 8,
 }  # fmt: skip
-
-
-def _small(spec: Spec) -> list[str]:
-    """The arguments that make a config small enough for a test, and still of the same structure."""
-    return [f"{name}={value}" for name, value in _SMALL.items() if name in spec.field_names()]
+"""What makes a config small enough for a test, and leaves its structure as it is."""

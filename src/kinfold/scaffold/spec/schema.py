@@ -18,8 +18,9 @@ from msgspec import UNSET, Meta
 from kinfold.documents import decode_document, read_document
 from kinfold.errors import ConfigError
 from kinfold.scaffold.naming import arch_faults
+from kinfold.scaffold.spec.checks import checks
 from kinfold.scaffold.spec.section import Section
-from kinfold.scaffold.spec.sizes import OPTIONAL, TOKENS, Arch, ModelKind, Sizes, complete, sizes_of, stated
+from kinfold.scaffold.spec.sizes import OPTIONAL, Arch, ModelKind, Sizes, complete, sizes_of, stated
 from kinfold.validation import ConfigChecks
 
 Layout = Literal["hf", "gguf", "reference"]
@@ -205,21 +206,8 @@ def _size_faults(spec: Spec, name: str, sizes: Sizes) -> Iterator[str]:
         if size not in known:
             yield f"{size} is no size of such a model; known: {', '.join(known)}"
     check = ConfigChecks(sizes)
-    check.positive(*(size for size in known if size not in OPTIONAL and size != "tied_embeddings"))
-    check.positive("ffn_inner_dim_multiplier", "ffn_inner_dim_to_multiple")
-    check.share("dropout_p")
-    for token in TOKENS:
-        check.index(token, "vocab_size")
-    if spec.model == "encoder_decoder":
-        check.divides("num_encoder_heads", "model_dim")
-        check.divides("num_decoder_heads", "model_dim")
-    else:
-        check.positive_or_none("sliding_window")
-        check.divides("num_kv_heads", "num_heads")
-        if "head_dim" not in first and spec.archs[name].head_dim is UNSET:
-            check.divides("num_heads", "model_dim")
-    if spec.rotary:
-        check.even("head_dim")
-    if spec.position.kind == "sinusoidal":
-        check.even("model_dim")
+    for method, fields in checks(spec, known):
+        getattr(check, method)(*fields)
+    if spec.model == "decoder" and "head_dim" not in first and spec.archs[name].head_dim is UNSET:
+        check.divides("num_heads", "model_dim")
     yield from check.faults
