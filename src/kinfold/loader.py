@@ -171,7 +171,7 @@ class StandardModelLoader:
         if path is None:
             raise CardError(f"{card.source} names no checkpoint.", hint="Add a line such as `checkpoint: file:PATH`.")
         checkpoint = open_checkpoint(path)
-        if card.model_arch is None and card.source == path:
+        if card.model_arch is None and card.is_bare:
             card = msgspec.structs.replace(card, model_arch=self._fitting_arch(checkpoint))
         config = self.config_loader(card)
         model = self.factory(config, device="meta")

@@ -52,6 +52,11 @@ class AssetCard(_Values, frozen=True):
         return _local(super().checkpoint)
 
     @property
+    def is_bare(self) -> bool:
+        """Whether it was made for a checkpoint that no card names: the checkpoint is its source as well."""
+        return super().checkpoint == self.source
+
+    @property
     def tokenizer(self) -> Path | None:
         """The file or folder of the tokenizer, on this machine."""
         return _local(super().tokenizer)

@@ -176,11 +176,11 @@ def _prepared(
     loader = load_model.get(family or card.model_family)
     if arch is not None:
         card = msgspec.structs.replace(card, model_arch=arch)
-    if card.checkpoint is None or card.source != card.checkpoint:
+    if not card.is_bare:
         default = loader.config_loader.archs.names()[0]
         card = msgspec.structs.replace(card, model_arch=card.model_arch or default)
         return loader.prepare(card), loader.checkpoint_converter
-    with open_checkpoint(card.checkpoint) as checkpoint:
+    with open_checkpoint(card.source) as checkpoint:
         foreign = checkpoint.config
     if foreign.get("model_family") == card.model_family and arch is None:  # written here
         card = msgspec.structs.replace(

@@ -14,7 +14,7 @@ from kinfold.recipes.start import Start
 def describe(config: RecipeConfig, start: Start, data: Split, device: torch.device) -> Iterator[str]:
     """The model, the data, the steps, and where all that is written goes; a line each."""
     card = start.card
-    weights = "fresh weights" if start.is_fresh else f"weights of {card.checkpoint}"
+    weights = "fresh weights" if start.is_fresh else f"weights of {start.prepared.checkpoint.path}"
     yield f"Model: {card.name} ({card.model_family} {card.model_arch}), {start.num_parameters:,} parameters, {weights}"
     yield f"Data: {config.data} ({_size(data.train)})"
     if data.valid is not None:

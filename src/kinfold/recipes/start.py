@@ -83,11 +83,11 @@ def started(config: RecipeConfig) -> Iterator[Start]:
 
 
 def _prepared(card: AssetCard, loader: StandardModelLoader) -> PreparedModel:
-    if card.checkpoint is None:
+    if card.checkpoint_place is None:
         raise CardError(
             f"{card.source} names no checkpoint.", hint="Train it from scratch (`from_scratch`), or name one."
         )
-    return loader.prepare(card if card.source == card.checkpoint else _with_arch(card, loader))
+    return loader.prepare(card if card.is_bare else _with_arch(card, loader))
 
 
 def _fresh(card: AssetCard, loader: StandardModelLoader, tokenizer: Tokenizer) -> PreparedModel:

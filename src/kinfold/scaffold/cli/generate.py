@@ -56,9 +56,10 @@ def command(
     if project := find_project():
         project.activate()
     card = find_card(name)
-    if card.tokenizer is None:
+    tokenizer_path = card.tokenizer
+    if tokenizer_path is None:
         raise GenerationError(f"{card.source} names neither a checkpoint nor a tokenizer.")
-    tokenizer = load_tokenizer(card.tokenizer)
+    tokenizer = load_tokenizer(tokenizer_path)
     with loading_bar(card.name) as progress:
         model = load_model(card, device=device, dtype=getattr(torch, dtype) if dtype else None, progress=progress)
     prompt_ids = torch.tensor([tokenizer.encode(prompt)], device=device)
