@@ -46,6 +46,11 @@ check: $(INSTALLED) ## lint, check formatting, types and structure
 zoo: $(INSTALLED) ## render the families of generated/ anew, from their specs
 	$(PYTHON) tests/regenerate.py
 
+.PHONY: coverage
+coverage: $(INSTALLED) ## try every dense decoder of transformers, and write docs/coverage.md
+	$(PYTHON) tests/zoo/make.py .bench/zoo
+	$(PYTHON) tests/zoo/run.py .bench/zoo --docs
+
 .PHONY: format
 format: $(INSTALLED) ## format the code and mend what the linter can
 	$(PYTHON) -m ruff check --fix

@@ -31,11 +31,38 @@ class ConfigChecks:
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value <= 0):
                 self.faults.append(f"{name} = {value!r}: must be an int above 0, or None")
 
+    def positive_number_or_none(self, *names: str) -> None:
+        """Each of these fields is None, or a number above zero."""
+        for name in names:
+            value = self._value(name)
+            if value is not None and not (_is_number(value) and value > 0):
+                self.faults.append(f"{name} = {value!r}: must be a number above 0, or None")
+
+    def numbers_in_turns(self, *names: str) -> None:
+        """Each of these fields is a tuple of one number or more, none below zero."""
+        for name in names:
+            value = self._value(name)
+            if not isinstance(value, tuple) or not value or not all(_is_number(v) and v >= 0 for v in value):
+                self.faults.append(f"{name} = {value!r}: must be a tuple of at least one number, each 0 or more")
+
+    def switches_in_turns(self, *names: str) -> None:
+        """Each of these fields is a tuple of one bool or more."""
+        for name in names:
+            value = self._value(name)
+            if not isinstance(value, tuple) or not value or not all(isinstance(v, bool) for v in value):
+                self.faults.append(f"{name} = {value!r}: must be a tuple of at least one True or False")
+
+    def at_most(self, name: str, limit: str) -> None:
+        """One field is at most another; fields that are no numbers are left to `positive`."""
+        value, most = self._value(name), self._value(limit)
+        if _is_number(value) and _is_number(most) and value > most:
+            self.faults.append(f"{name} = {value!r}: must be at most {limit} = {most!r}")
+
     def share(self, *names: str) -> None:
         """Each of these fields is a number from 0 to below 1."""
         for name in names:
             value = self._value(name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            if not _is_number(value) or not 0 <= value < 1:
                 self.faults.append(f"{name} = {value!r}: must be a number from 0 to below 1")
 
     def index(self, name: str, size: str) -> None:
@@ -65,6 +92,10 @@ class ConfigChecks:
 
     def _value(self, name: str) -> Any:
         return getattr(self._config, name)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @contextmanager

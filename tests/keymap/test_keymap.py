@@ -9,7 +9,7 @@ from example import CONFIG, RULES, info, manifests
 
 from kinfold.errors import KeyMapError
 from kinfold.keymap import KeyMap, certify, drop, permute_rotary, rename, split, stack, tie, transpose, unstack
-from kinfold.keymap.ops import Split
+from kinfold.keymap.ops import PermuteRotary, Split
 
 
 def test_sizes_that_the_config_does_not_have_come_all_at_once() -> None:
@@ -45,6 +45,14 @@ def test_a_size_may_be_a_product() -> None:
     assert bound.op(fused, 1) == Split((32, 32))
     with pytest.raises(KeyMapError, match="'depth' is no number of the config"):
         KeyMap(split("a", into=("b", "c"), sizes=("2 * depth", 3))).bind(SimpleNamespace(heads=4))
+
+
+def test_a_size_may_be_a_difference() -> None:
+    rule = permute_rotary("a", "b", heads="2 * heads - 1", rotary_dim="turning", start="dim - turning")
+    bound = KeyMap(rule).bind(SimpleNamespace(heads=2, dim=8, turning=6))
+    assert bound.op(rule, 1) == PermuteRotary(3, "halves", 6, 2)
+    with pytest.raises(KeyMapError, match="'dim - turning' is -2 in the config, which is below 0"):
+        KeyMap(rule).bind(SimpleNamespace(heads=2, dim=4, turning=6))
 
 
 def test_names_are_looked_up_on_both_sides() -> None:

@@ -1,4 +1,4 @@
-"""A small Llama of the zoo, and the same in transformers."""
+"""A small Llama of the zoo, and the same in transformers; what comparisons in float64 leave out."""
 
 from __future__ import annotations
 
@@ -65,3 +65,10 @@ def peer(config: LlamaConfig, model: LlamaModel) -> LlamaForCausalLM:
 @pytest.fixture
 def token_ids() -> torch.Tensor:
     return torch.randint(64, (2, 11), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def exact_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of transformers' attentions rounds to float32, which a comparison in float64 has to leave out."""
+    softmax = torch.nn.functional.softmax
+    monkeypatch.setattr(torch.nn.functional, "softmax", lambda x, dim, dtype=None: softmax(x, dim))

@@ -10,7 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from kinfold.nn import RMSNorm, TiedProjection, materialize, without_storage
+from kinfold.nn import (
+    XIELU,
+    HeadBias,
+    LayerNorm,
+    LearnedScale,
+    RMSNorm,
+    Sinks,
+    TiedProjection,
+    materialize,
+    without_storage,
+)
 from kinfold_zoo.llama import LlamaConfig, create_llama_model
 
 
@@ -52,6 +62,31 @@ def test_dtype_and_device(dtype: torch.dtype | None) -> None:
     assert all(p.is_meta and p.dtype == (dtype or torch.float32) for p in on_meta.parameters())
     with torch.device("meta"):
         assert all(p.is_meta for p in materialize(small()).parameters())
+
+
+PARTS = {
+    "RMSNorm": lambda: RMSNorm(8, offset=1.0),
+    "LayerNorm": lambda: LayerNorm(8, heads=2),
+    "XIELU": XIELU,
+    "Sinks": lambda: Sinks(4),
+    "HeadBias": lambda: HeadBias(4),
+    "LearnedScale": lambda: LearnedScale(8),
+    "TiedProjection": lambda: TiedProjection(nn.Embedding(5, 4), bias=True),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_gets_storage_is_as_one_that_had_it(part: str) -> None:
+    with without_storage():
+        late = PARTS[part]()
+    for parameter in materialize(late, dtype=torch.float64).parameters():
+        parameter.data.fill_(torch.nan)  # whatever was in the memory
+    materialize(late, dtype=torch.float64)
+    assert not list(late.buffers())
+    early = PARTS[part]().double().state_dict()
+    for name, tensor in late.state_dict().items():
+        torch.testing.assert_close(tensor, early[name])
+    assert late.state_dict().keys() == early.keys()
 
 
 @pytest.fixture

@@ -75,7 +75,12 @@ class _Values:
 
     def resolve(self, size: Size) -> int:
         """The number that a size stands for; 1 where there is none."""
-        return prod(self._factor(part) for part in (size.split(" * ") if isinstance(size, str) else [size]))
+        if not isinstance(size, str):
+            return self._factor(size)
+        whole, *parts = (prod(map(self._factor, term.split(" * "))) for term in size.split(" - "))
+        if (rest := whole - sum(parts)) < 0:
+            self.faults.append(f"{size!r} is {rest} in the config, which is below 0.")
+        return max(rest, 0)
 
     def is_on(self, switch: str) -> bool:
         """Whether a switch is on: true, or a part that may be None and is not."""

@@ -1,7 +1,7 @@
 """The rules of a key map, as they stand in a family's `loader.py`.
 
-A rule names both sides by patterns. Sizes are numbers, fields of the family's config, or
-products of them.
+A rule names both sides by patterns. Sizes are numbers, fields of the family's config,
+products of them, or differences of such.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from kinfold.keymap.ops import (
 from kinfold.keymap.pattern import Holes, Pattern
 
 Size = int | str
-"""A number, the name of the config's field that has it, or a product of such: `"num_heads * head_dim"`."""
+"""A number, the name of the config's field that has it, a product of such, `"num_heads * head_dim"`, or a difference of
+those, `"head_dim - rotary_dim"`."""
 
 Resolve = Callable[[Size], int]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 
@@ -15,8 +16,10 @@ class EmbeddingFrontend(nn.Module):
     Args:
         embed: The vectors of the vocabulary.
         scale: What they are multiplied by (Vaswani et al. 2017, section 3.4).
+        project: From their width to the model's, where the two differ (OPT-350m).
         position: The vectors of the positions, which are added.
-        dropout: What the sum passes last.
+        norm: What the sum passes (Bloom).
+        dropout: What comes last.
     """
 
     def __init__(
@@ -24,13 +27,17 @@ class EmbeddingFrontend(nn.Module):
         embed: nn.Embedding | TiedEmbedding,
         *,
         scale: float = 1.0,
+        project: nn.Linear | None = None,
         position: SinusoidalPositions | LearnedPositions | None = None,
+        norm: nn.Module | None = None,
         dropout: nn.Dropout | None = None,
     ) -> None:
         super().__init__()
         self.embed = embed
         self.scale = scale
+        self.project = project
         self.position = position
+        self.norm = norm
         self.dropout = dropout
 
     def forward(self, token_ids: Tensor, state: PassState) -> Tensor:
@@ -38,8 +45,12 @@ class EmbeddingFrontend(nn.Module):
         x = self.embed(token_ids)
         if self.scale != 1.0:
             x = x * self.scale
+        if self.project is not None:
+            x = self.project(x)
         if self.position is not None:
             x = x + self.position(state).to(x.dtype)
+        if self.norm is not None:
+            x = self.norm(x)
         return x if self.dropout is None else self.dropout(x)
 
     def extra_repr(self) -> str:
@@ -49,7 +60,7 @@ class EmbeddingFrontend(nn.Module):
 class _Tied(nn.Module):
     """Uses the embedding of another module.
 
-    It has no parameter of its own, nor a name in the state dict: there is one weight, under one name.
+    The weight has no name here in the state dict: there is one, under one name.
 
     Args:
         embed: The embedding, which belongs to another module.
@@ -61,7 +72,7 @@ class _Tied(nn.Module):
 
 
 class TiedEmbedding(_Tied):
-    """Turns tokens into vectors by the embedding of another module."""
+    """Turns tokens into vectors by the embedding of another module; it has no parameter."""
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """int64 (...) to (..., D)."""
@@ -69,8 +80,25 @@ class TiedEmbedding(_Tied):
 
 
 class TiedProjection(_Tied):
-    """Turns vectors into logits by the embedding that turned tokens into vectors (Press and Wolf 2017)."""
+    """Turns vectors into logits by the embedding that turned tokens into vectors (Press and Wolf 2017).
+
+    Args:
+        embed: The embedding, which belongs to another module.
+        bias: Whether there is a bias, (V,), which is the only parameter.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, embed: nn.Embedding, *, bias: bool = False) -> None:
+        super().__init__(embed)
+        self.bias = nn.Parameter(torch.empty(embed.num_embeddings)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the bias to zeros."""
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., V)."""
-        return linear(x, self._embed[0].weight)
+        return linear(x, self._embed[0].weight, self.bias)

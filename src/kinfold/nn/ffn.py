@@ -14,17 +14,27 @@ class FeedForward(nn.Module):
         inner_proj: (..., D) to (..., inner).
         output_proj: (..., inner) to (..., D).
         activation: Between them.
+        inner_norm: A norm of the inner values, before `output_proj`.
     """
 
-    def __init__(self, *, inner_proj: nn.Linear, output_proj: nn.Linear, activation: nn.Module) -> None:
+    def __init__(
+        self,
+        *,
+        inner_proj: nn.Linear,
+        output_proj: nn.Linear,
+        activation: nn.Module,
+        inner_norm: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.inner_proj = inner_proj
         self.output_proj = output_proj
         self.activation = activation
+        self.inner_norm = inner_norm
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
-        return self.output_proj(self.activation(self.inner_proj(x)))
+        inner = self.activation(self.inner_proj(x))
+        return self.output_proj(inner if self.inner_norm is None else self.inner_norm(inner))
 
 
 class GatedFeedForward(nn.Module):
@@ -35,20 +45,29 @@ class GatedFeedForward(nn.Module):
         inner_proj: (..., D) to (..., inner).
         output_proj: (..., inner) to (..., D).
         activation: Of the gate.
+        inner_norm: A norm of the gated inner values, before `output_proj` (BitNet).
     """
 
     def __init__(
-        self, *, gate_proj: nn.Linear, inner_proj: nn.Linear, output_proj: nn.Linear, activation: nn.Module
+        self,
+        *,
+        gate_proj: nn.Linear,
+        inner_proj: nn.Linear,
+        output_proj: nn.Linear,
+        activation: nn.Module,
+        inner_norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.gate_proj = gate_proj
         self.inner_proj = inner_proj
         self.output_proj = output_proj
         self.activation = activation
+        self.inner_norm = inner_norm
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
-        return self.output_proj(self.activation(self.gate_proj(x)) * self.inner_proj(x))
+        inner = self.activation(self.gate_proj(x)) * self.inner_proj(x)
+        return self.output_proj(inner if self.inner_norm is None else self.inner_norm(inner))
 
 
 def scaled_inner_dim(inner_dim: int, *, multiplier: float = 1.0, to_multiple: int = 1) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -13,15 +13,16 @@ from kinfold.registry import families
 from kinfold.scaffold.importing import imported_family
 from kinfold.scaffold.naming import check_name
 from kinfold.scaffold.project import STATE_FOLDER, Project
+from kinfold.scaffold.reading.facts import Fact
 from kinfold.scaffold.render.context import family_context
 from kinfold.scaffold.render.files import Files, format_sources, render
-from kinfold.scaffold.spec.facts import Fact
 from kinfold.scaffold.spec.schema import Spec, check_spec, dump_spec, parse_spec
 from kinfold.scaffold.transaction import Transaction
 from kinfold.scaffold.wire import add_family
 
 if TYPE_CHECKING:
     from kinfold.checkpoint import Checkpoint
+    from kinfold.scaffold.reading.read import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +34,22 @@ class NewFamily:
         arch: The name of its default arch.
         transaction: Everything that is to be written.
         facts: What was read out of a checkpoint; empty where there was none.
+        leftovers: What of it was not understood.
+        search: What a reference said.
         certificates: For each layout, the certificate of its key map.
     """
 
     name: str
     arch: str
     transaction: Transaction
-    facts: tuple[Fact, ...]
     certificates: dict[str, Any]
+    facts: tuple[Fact, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
 
 
 def new_family(
-    name: str, project: Project, spec: Spec, *, checkpoint: Checkpoint | None = None, facts: tuple[Fact, ...] = ()
+    name: str, project: Project, spec: Spec, *, checkpoint: Checkpoint | None = None, reading: Reading | None = None
 ) -> NewFamily:
     """Render and certify a family; nothing is written before the transaction is committed.
 
@@ -53,7 +58,7 @@ def new_family(
         project: The project it becomes part of.
         spec: Its spec.
         checkpoint: The checkpoint its card shall name, whose tensors its key map has to explain in full.
-        facts: The facts that the spec was read from.
+        reading: What the spec was read from.
 
     Raises:
         ProjectError: The name cannot be used.
@@ -71,7 +76,10 @@ def new_family(
         transaction.write(path, data)
     table, module = (project.root / project.registry).read_bytes(), f"{project.package}.{name}"
     transaction.write(project.registry, add_family(table, name, module, place=str(project.registry)))
-    return NewFamily(name, next(iter(spec.archs)), transaction, facts, certificates)
+    family = NewFamily(name, next(iter(spec.archs)), transaction, certificates)
+    if reading is None:
+        return family
+    return replace(family, facts=tuple(reading.facts.values()), leftovers=reading.leftovers, search=reading.search)
 
 
 def render_family(name: str, project: Project, spec: Spec, *, checkpoint: Checkpoint | None = None) -> Files:

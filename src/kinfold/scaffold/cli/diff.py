@@ -62,7 +62,7 @@ def _side(name: str, project: Project | None) -> Side:
 
 def _spec_of_checkpoint(path: Path) -> Spec:
     from kinfold.checkpoint import open_checkpoint
-    from kinfold.scaffold.spec.read import read_checkpoint
+    from kinfold.scaffold.reading.read import read_checkpoint
 
     with open_checkpoint(path) as checkpoint:
         return read_checkpoint(checkpoint).spec

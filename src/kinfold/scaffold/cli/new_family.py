@@ -18,8 +18,26 @@ if TYPE_CHECKING:
 @click.argument("name")
 @click.option("--spec", "spec_file", type=click.Path(path_type=Path), help="Make it from a spec in YAML.")
 @click.option("--like", metavar="FAMILY", help="Make it from the spec of another family.")
-@click.option("--from", "checkpoint_path", metavar="CHECKPOINT", type=click.Path(path_type=Path),
-              help="Make it from a folder with config.json and safetensors, or a GGUF file.")  # fmt: skip
+@click.option(
+    "--from",
+    "checkpoint_path",
+    metavar="CHECKPOINT",
+    type=click.Path(path_type=Path),
+    help="Make it from a folder with config.json and safetensors, or a GGUF file.",
+)
+@click.option(
+    "--reference",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Settle what is open by recorded logits; reference.safetensors in the folder if there is one.",
+)
+@click.option(
+    "--against",
+    type=click.Choice(["transformers", "nothing"]),
+    help="Settle what is open by this implementation; by transformers if it is installed.",
+)
+@click.option("--allow-open", is_flag=True,
+              help="Go on where something is not understood, or no reference agrees, and say so.")  # fmt: skip
 @click.option("--interactive", is_flag=True, help="Ask for each size of the default arch.")
 @click.option("--dry-run", is_flag=True, help="Show what would be written, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome for programs.")
@@ -28,6 +46,9 @@ def command(
     spec_file: Path | None,
     like: str | None,
     checkpoint_path: Path | None,
+    reference: Path | None,
+    against: str | None,
+    allow_open: bool,
     interactive: bool,
     dry_run: bool,
     as_json: bool,
@@ -43,10 +64,14 @@ def command(
 
     if sum(source is not None for source in (spec_file, like, checkpoint_path)) > 1:
         raise click.UsageError("--spec, --like and --from exclude each other.")
+    if reference is not None and against is not None:
+        raise click.UsageError("--reference and --against exclude each other.")
+    if checkpoint_path is None and (reference is not None or against is not None or allow_open):
+        raise click.UsageError("--reference, --against and --allow-open are about a checkpoint: --from is missing.")
     project = require_project()
     project.activate()
     if checkpoint_path is not None:
-        outcome = _from_checkpoint(name, project, checkpoint_path)
+        outcome = _from_checkpoint(name, project, checkpoint_path, reference, against, allow_open=allow_open)
     else:
         spec = read_spec(spec_file) if spec_file else spec_of_family(like, project) if like else Spec()
         outcome = new_family(name, project, _ask(spec) if interactive else spec)
@@ -61,14 +86,20 @@ def command(
         _report(outcome)
 
 
-def _from_checkpoint(name: str, project: Project, path: Path) -> NewFamily:
+def _from_checkpoint(
+    name: str, project: Project, path: Path, reference: Path | None, against: str | None, *, allow_open: bool
+) -> NewFamily:
     from kinfold.checkpoint import open_checkpoint
+    from kinfold.scaffold.naming import check_name
     from kinfold.scaffold.new_family import new_family
-    from kinfold.scaffold.spec.read import read_checkpoint
+    from kinfold.scaffold.reading.read import read_checkpoint
+    from kinfold.scaffold.reading.settle import settled
 
+    check_name(name, what="family", taken=project.families())  # before anything takes its time
     with open_checkpoint(path) as checkpoint:
-        reading = read_checkpoint(checkpoint)
-        return new_family(name, project, reading.spec, checkpoint=checkpoint, facts=reading.facts)
+        reading = read_checkpoint(checkpoint, allow_open=allow_open)
+        reading = settled(reading, checkpoint, reference=reference, against=against, allow_open=allow_open)
+        return new_family(name, project, reading.spec, checkpoint=checkpoint, reading=reading)
 
 
 def _ask(spec: Spec) -> Spec:
@@ -94,6 +125,8 @@ def _result(outcome: NewFamily, diff: str) -> dict[str, Any]:
         "arch": outcome.arch,
         "files": dict(outcome.transaction.changes),
         "facts": [{"name": f.name, "value": str(f.value), "evidence": f.evidence} for f in outcome.facts],
+        "open": list(outcome.leftovers),
+        "search": list(outcome.search),
         "certificates": {layout: str(certificate) for layout, certificate in outcome.certificates.items()},
         "diff": diff,
     }
@@ -108,6 +141,10 @@ def _report(outcome: NewFamily) -> None:
     for fact in outcome.facts:
         if fact.assumed:
             click.echo(str(fact))
+    for line in outcome.leftovers:
+        click.echo(f"Not understood: {line}")
+    for line in outcome.search:
+        click.echo(line)
     for layout, certificate in outcome.certificates.items():
         click.echo(f"Key map {layout}: {certificate}")
     for path, kind in outcome.transaction.changes.items():

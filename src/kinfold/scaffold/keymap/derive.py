@@ -23,7 +23,7 @@ from kinfold.scaffold.keymap.settling.draft import Rotary, all_groups, draft_of
 from kinfold.scaffold.keymap.settling.parity import Trial, settle_by_parity
 from kinfold.scaffold.keymap.settling.values import Conversions, Values
 from kinfold.scaffold.prove.reference import Reference
-from kinfold.scaffold.spec.config_keys import GGUF_ROTARY_PAIRS
+from kinfold.scaffold.reading.config_keys import GGUF_ROTARY_PAIRS
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,9 @@ checkpoint up in them, and the rules of a new family's key maps are rendered fro
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from kinfold.scaffold.spec.schema import Layout
 from kinfold.scaffold.spec.sizes import ModelKind
@@ -21,11 +23,30 @@ _HF_LAYER = {
     "self_attn.q_norm": "self_attn.q_norm",
     "self_attn.k_norm": "self_attn.k_norm",
     "self_attn.output_proj": "self_attn.o_proj",
+    "self_attn.gate_proj": "self_attn.gate_proj",
+    "self_attn.output_norm": "self_attn.attn_sub_norm",
+    "self_attn.q_down_proj": "self_attn.q_a_proj",
+    "self_attn.q_latent_norm": "self_attn.q_a_layernorm",
+    "self_attn.q_up_proj": "self_attn.q_b_proj",
+    "self_attn.kv_down_proj": "self_attn.kv_a_proj_with_mqa",
+    "self_attn.kv_latent_norm": "self_attn.kv_a_layernorm",
+    "self_attn.kv_up_proj": "self_attn.kv_b_proj",
     "ffn_layer_norm": "post_attention_layernorm",
     "ffn.gate_proj": "mlp.gate_proj",
     "ffn.inner_proj": "mlp.up_proj",
     "ffn.output_proj": "mlp.down_proj",
+    "ffn.inner_norm": "mlp.ffn_sub_norm",
 }
+
+_HF_PARAMETERS = {
+    **{f"self_attn.lambda_{name}": f"self_attn.lambda_{name}" for name in ("q1", "k1", "q2", "k2")},
+    "self_attn.sinks.weight": "self_attn.sinks",
+    "self_attn.gate_bias.weight": "self_attn.gate_bias",
+    "self_attn_residual.weight": "input_residual",
+    "ffn_residual.weight": "post_attention_residual",
+    **{f"ffn.activation.{name}": f"mlp.act_fn.{name}" for name in ("alpha_p", "alpha_n", "beta", "eps")},
+}
+"""Parameters of a layer that are none of a module there."""
 
 _GGUF_LAYER = {
     "self_attn_layer_norm": "attn_norm",
@@ -35,10 +56,14 @@ _GGUF_LAYER = {
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
     "self_attn.output_proj": "attn_output",
+    "self_attn.gate_proj": "attn_gate",
+    "self_attn.output_norm": "attn_sub_norm",
+    "self_attn.sinks": "attn_sinks",
     "ffn_layer_norm": "ffn_norm",
     "ffn.gate_proj": "ffn_gate",
     "ffn.inner_proj": "ffn_up",
     "ffn.output_proj": "ffn_down",
+    "ffn.inner_norm": "ffn_sub_norm",
 }
 
 _REFERENCE_LAYER = {
@@ -82,9 +107,9 @@ def _leaves(modules: Names) -> dict[str, str]:
     return {f"{n}.{leaf}": f"{f}.{leaf}" for n, f in modules.items() for leaf in ("weight", "bias")}
 
 
-def _decoder(embed: str, position: str, layers: str, names: Names, norm: str, output: str) -> dict[str, str]:
-    ends = {"decoder_frontend.embed": embed, "decoder_frontend.position": position}
-    return _leaves({**ends, **_layers("decoder", layers, names), "decoder.layer_norm": norm, "final_proj": output})
+def _decoder(layers: str, layer: Names, ends: Names, parameters: Names = MappingProxyType({})) -> dict[str, str]:
+    modules = _leaves({**_layers("decoder", layers, layer), **ends})
+    return {**modules, **_layers("decoder", layers, parameters)}
 
 
 def _encoder_decoder() -> dict[str, str]:
@@ -103,19 +128,90 @@ def _encoder_decoder() -> dict[str, str]:
     return _leaves({**ends, **layers})
 
 
-_REFERENCE = _decoder("tok_embeddings", "pos_embeddings", "layers", _REFERENCE_LAYER, "norm", "output")
+_HF_ENDS = {
+    "decoder_frontend.embed": "model.embed_tokens",
+    "decoder_frontend.project": "model.project_in",
+    "decoder_frontend.position": "model.embed_positions",
+    "decoder_frontend.norm": "model.embed_norm",
+    "decoder.layer_norm": "model.norm",
+    "transform.proj": "lm_head.dense",
+    "transform.norm": "lm_head.norm",
+    "project_out": "model.project_out",
+    "final_proj": "lm_head",
+}
+
+_GGUF_ENDS = {
+    "decoder_frontend.embed": "token_embd",
+    "decoder_frontend.position": "position_embd",
+    "decoder_frontend.norm": "token_embd_norm",
+    "decoder.layer_norm": "output_norm",
+    "final_proj": "output",
+}
+
+_REFERENCE_ENDS = {
+    "decoder_frontend.embed": "tok_embeddings",
+    "decoder_frontend.position": "pos_embeddings",
+    "decoder.layer_norm": "norm",
+    "final_proj": "output",
+}
 
 LAYOUTS: Mapping[ModelKind, Mapping[Layout, Names]] = {
     "decoder": {
-        "reference": _REFERENCE,
-        "hf": _decoder(
-            "model.embed_tokens", "model.embed_positions", "model.layers", _HF_LAYER, "model.norm", "lm_head"
-        ),
-        "gguf": _decoder("token_embd", "position_embd", "blk", _GGUF_LAYER, "output_norm", "output"),
+        "reference": _decoder("layers", _REFERENCE_LAYER, _REFERENCE_ENDS),
+        "hf": _decoder("model.layers", _HF_LAYER, _HF_ENDS, _HF_PARAMETERS),
+        "gguf": _decoder("blk", _GGUF_LAYER, _GGUF_ENDS),
     },
     "encoder_decoder": {"hf": _encoder_decoder()},
 }
-"""Native pattern to foreign pattern, by kind of model and layout."""
+"""Native pattern to foreign pattern, by kind of model and layout; norms as where they come before sublayers."""
+
+_NORMS: Mapping[Layout, Mapping[str, Names]] = {
+    "hf": {
+        "output": {
+            "self_attn_layer_norm": "post_attention_layernorm",
+            "ffn_layer_norm": "post_feedforward_layernorm",
+        },
+        "both": {
+            "self_attn_layer_norm": "input_layernorm",
+            "self_attn_output_layer_norm": "post_attention_layernorm",
+            "ffn_layer_norm": "pre_feedforward_layernorm",
+            "ffn_output_layer_norm": "post_feedforward_layernorm",
+        },
+        "shared": {"layer_norm": "input_layernorm"},
+    },
+    "gguf": {
+        "output": {"self_attn_layer_norm": "post_attention_norm", "ffn_layer_norm": "post_ffw_norm"},
+        "both": {
+            "self_attn_layer_norm": "attn_norm",
+            "self_attn_output_layer_norm": "post_attention_norm",
+            "ffn_layer_norm": "ffn_norm",
+            "ffn_output_layer_norm": "post_ffw_norm",
+        },
+        "shared": {"layer_norm": "attn_norm"},
+    },
+    "reference": {},
+}
+"""What the norms of a layer are called where they stand elsewhere, by layout and arrangement."""
+
+_LAYERS: Mapping[Layout, str] = {"hf": "model.layers", "gguf": "blk", "reference": "layers"}
+
+
+def names_of(model: ModelKind, layout: Layout, arrangement: str) -> Names:
+    """Native pattern to foreign pattern for one arrangement of the norms of a layer.
+
+    Args:
+        model: The kind of model.
+        layout: The layout.
+        arrangement: `shared`, or what `norm.order` is.
+    """
+    names = LAYOUTS[model][layout]
+    if arrangement in ("pre", "post"):
+        return names
+    others = {native: foreign for native, foreign in names.items() if not _NORM_OF_LAYER.fullmatch(native)}
+    return {**others, **_leaves(_layers("decoder", _LAYERS[layout], _NORMS[layout].get(arrangement, {})))}
+
+
+_NORM_OF_LAYER = re.compile(r"decoder\.layers\.\{layer\}\.\w+_layer_norm\.\w+")
 
 DOCS: Mapping[Layout, str] = {
     "reference": "The names of the authors' own code to ours.",

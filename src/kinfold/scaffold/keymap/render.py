@@ -2,84 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ast
+from collections.abc import Iterable, Iterator
 from textwrap import shorten
 
+from kinfold.errors import KeyMapError
 from kinfold.keymap import drop, tie
 from kinfold.keymap.rules import Rule
-from kinfold.scaffold.keymap.layouts import LAYOUTS
-from kinfold.scaffold.spec.schema import Drop, KeyMapSpec, Layout, Spec
-
-_EMBED = "decoder_frontend.embed.weight"
-_OUTPUT = "final_proj.weight"
-_ROTATED = {
-    f"decoder.layers.{{layer}}.self_attn.{name}_proj": f"num_{kind}heads" for name, kind in (("q", ""), ("k", "kv_"))
-}
-"""Modules whose rows rotate, and the config field that says how many heads they have."""
-
-
-def native_parameters(spec: Spec) -> Iterator[str]:
-    """The patterns of the parameters that a family of this spec has, in the order of its state dict."""
-    if spec.model == "encoder_decoder":
-        yield from _position(spec, "encoder_frontend")
-        yield from _stack(spec, "encoder", ("self_attn",))
-        yield _EMBED
-        yield from _position(spec, "decoder_frontend")
-        yield from _stack(spec, "decoder", ("self_attn", "encoder_decoder_attn"))
-    else:
-        yield _EMBED
-        yield from _position(spec, "decoder_frontend")
-        yield from _stack(spec, "decoder", ("self_attn",))
-    if not all(sizes.tied_embeddings for sizes in spec.sizes().values()):
-        yield _OUTPUT
+from kinfold.scaffold.keymap.layouts import Names, names_of
+from kinfold.scaffold.keymap.parameters import EMBED, OUTPUT, native_parameters
+from kinfold.scaffold.keymap.turning import turned
+from kinfold.scaffold.keymap.written import parse_rule
+from kinfold.scaffold.spec.schema import Drop, Layout, Spec
 
 
 def key_map_rules(spec: Spec, layout: Layout) -> list[str]:
     """The rules of a family's key map for `layout`, each as a line of source."""
     options = spec.key_maps[layout]
-    names = LAYOUTS[spec.model][layout]
-    rules = [_rule(names[native], native, options) for native in native_parameters(spec)]
+    if options.rules:
+        return [parse_rule(rule).text for rule in options.rules]
+    names, parameters = _names(spec, layout), list(native_parameters(spec))
+    interleaved = options.rotary_pairs == "interleaved"
+    turns = [turned(spec, names[native], native) if interleaved else None for native in parameters]
+    rules = [
+        _renamed(names[native], native) if turn is None else turn.text
+        for native, turn in zip(parameters, turns, strict=True)
+    ]
     if options.repeats_embedding:
-        rules = _with_copied_embedding(rules, names[_OUTPUT], names[_EMBED], varies=_OUTPUT in native_parameters(spec))
+        rules = _with_copied_embedding(rules, names[OUTPUT], names[EMBED], varies=OUTPUT in parameters)
     # Quoted by the rules themselves, since they may be anybody's words.
     rules += [tie(copy, to=original, written=False).text for copy, original in options.copies.items()]
     rules += [_drop(name, why).text for name, why in options.drop.items()]
     return rules
 
 
-def _stack(spec: Spec, stack: str, attentions: tuple[str, ...]) -> Iterator[str]:
-    """The parameters of an encoder or a decoder."""
-    layer = f"{stack}.layers.{{layer}}"
-    norm_bias = spec.norm.kind == "layer"
-    for attention in attentions:
-        for name in ("q", "k", "v"):
-            yield from _leaves(f"{layer}.{attention}.{name}_proj", bias=spec.attention.qkv_bias)
-        yield from _leaves(f"{layer}.{attention}.output_proj", bias=spec.attention.output_bias)
-        if spec.attention.qk_norm:
-            yield from (f"{layer}.{attention}.{name}_norm.weight" for name in ("q", "k"))
-        yield from _leaves(f"{layer}.{attention}_layer_norm", bias=norm_bias)
-    for name in ("gate", "inner", "output") if spec.ffn.kind == "gated" else ("inner", "output"):
-        yield from _leaves(f"{layer}.ffn.{name}_proj", bias=spec.ffn.bias)
-    yield from _leaves(f"{layer}.ffn_layer_norm", bias=norm_bias)
-    if spec.norm.order == "pre":
-        yield from _leaves(f"{stack}.layer_norm", bias=norm_bias)
+def called_functions(rules: Iterable[str]) -> set[str]:
+    """The functions of `kinfold.keymap` that rules, as source, call."""
+    tree = ast.parse(f"({', '.join(rules)},)")
+    return {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
 
 
-def _position(spec: Spec, frontend: str) -> Iterator[str]:
-    if spec.position.kind == "learned":
-        yield f"{frontend}.position.weight"
+def key_map_faults(spec: Spec) -> Iterator[str]:
+    """What the layouts of a spec, known for such a model, have no name for, and rules that are none."""
+    for layout, options in spec.key_maps.items():
+        if options.rules:
+            yield from _rule_faults(layout, options.rules)
+        elif unnamed := [name for name in native_parameters(spec) if name not in _names(spec, layout)]:
+            yield f"key_maps.{layout}: the layout has no name for {', '.join(unnamed)}; key_maps.{layout}.rules could"
+        elif layout == "gguf" and spec.norm.weight == "offset":
+            yield "key_maps.gguf: such files hold one and the weights together (norm.weight = offset); rules could"
 
 
-def _leaves(module: str, *, bias: bool) -> Iterator[str]:
-    yield f"{module}.weight"
-    if bias:
-        yield f"{module}.bias"
+def _rule_faults(layout: Layout, rules: tuple[str, ...]) -> Iterator[str]:
+    for number, rule in enumerate(rules):
+        try:
+            parse_rule(rule)
+        except KeyMapError as error:
+            yield f"key_maps.{layout}.rules[{number}]: {error}"
 
 
-def _rule(foreign: str, native: str, options: KeyMapSpec) -> str:
-    module = native.rpartition(".")[0]
-    if options.rotary_pairs == "interleaved" and module in _ROTATED:
-        return f'permute_rotary("{foreign}", "{native}", heads="{_ROTATED[module]}")'
+def _names(spec: Spec, layout: Layout) -> Names:
+    return names_of(spec.model, layout, "shared" if spec.norm.shared else spec.norm.order)
+
+
+def _renamed(foreign: str, native: str) -> str:
     return f'rename("{foreign}", "{native}")'
 
 
@@ -92,7 +78,7 @@ def _with_copied_embedding(rules: list[str], output: str, embed: str, *, varies:
     """The rules for checkpoints that hold the output projection even where it is the embedding."""
     if not varies:
         return [*rules, f'tie("{output}", to="{embed}")']
-    own = f'rename("{output}", "{_OUTPUT}")'
+    own = _renamed(output, OUTPUT)
     others = [rule for rule in rules if rule != own]
-    switched = f'rename("{output}", "{_OUTPUT}", unless="tied_embeddings")'
+    switched = f'rename("{output}", "{OUTPUT}", unless="tied_embeddings")'
     return [*others, switched, f'tie("{output}", to="{embed}", when="tied_embeddings")']

@@ -20,6 +20,10 @@ MODULE_PREFIX = "module."
 """Before the name of one of our modules: the tensor is what the reference has in its place."""
 
 
+FOREIGN_PREFIX = "foreign."
+"""Before the name of one of the reference's own modules: what it gave."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """What a reference computed.
@@ -30,6 +34,7 @@ class Reference:
         modules: Outputs, (batch, seq, width), by the names of our modules in the order of the computation.
         origin: Where it is from, for messages.
         source_ids: int64, (batch, source seq), for an encoder and decoder, whose target `token_ids` are then.
+        foreign: Outputs by the names of the reference's modules, which are those of the checkpoint's tensors.
     """
 
     token_ids: Tensor
@@ -37,6 +42,7 @@ class Reference:
     origin: str
     modules: Mapping[str, Tensor] = field(default_factory=dict)
     source_ids: Tensor | None = None
+    foreign: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -59,9 +65,12 @@ def read_reference(path: Path) -> Reference:
         faults.append("token_ids {} and logits {} do not go together".format(*shapes))
     if faults:
         raise ProofError(f"{path} is no reference:", faults=faults)
-    modules = {name.removeprefix(MODULE_PREFIX): t for name, t in tensors.items() if name.startswith(MODULE_PREFIX)}
+    modules, foreign = (
+        {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        for prefix in (MODULE_PREFIX, FOREIGN_PREFIX)
+    )
     source_ids = tensors["source_ids"].long() if "source_ids" in tensors else None
-    return Reference(tensors["token_ids"].long(), tensors["logits"], path.name, modules, source_ids)
+    return Reference(tensors["token_ids"].long(), tensors["logits"], path.name, modules, source_ids, foreign)
 
 
 def run_transformers(checkpoint: Path, *, dtype: str) -> Reference:

@@ -6,6 +6,8 @@ python -m kinfold.scaffold.prove.transformers_oracle CHECKPOINT OUT DTYPE
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ BATCH, LENGTH, SOURCE_LENGTH = 2, 24, 19
 
 
 def main(checkpoint: Path, out: Path, dtype: str) -> None:
-    """Write `token_ids`, `logits` and the output of every layer, under the names of our modules."""
+    """Write `token_ids`, `logits`, and what modules gave: layers under our names for them, others under their own."""
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     is_gguf = checkpoint.is_file() and checkpoint.suffix != ".safetensors"
     options: dict[str, object] = {"gguf_file": checkpoint.name} if is_gguf else {}
@@ -35,12 +37,39 @@ def main(checkpoint: Path, out: Path, dtype: str) -> None:
     inputs = {"token_ids": torch.randint(vocab_size, (BATCH, LENGTH), generator=generator)}
     if encodes:
         inputs["source_ids"] = torch.randint(vocab_size, (BATCH, SOURCE_LENGTH), generator=generator)
-    if (pad := model.config.pad_token_id) is not None:  # which some models give no position
+    if (pad := getattr(model.config, "pad_token_id", None)) is not None:  # which some models give no position
         for ids in inputs.values():
             ids[ids == pad] += 1 if pad == 0 else -1
-    output, modules = (_of_both if encodes else _of_decoder)(model, inputs)
+    width = getattr(model.config, "hidden_size", model.get_input_embeddings().get_parameter("weight").shape[1])
+    with _recorded(model, width) as foreign:
+        output, modules = (_of_both if encodes else _of_decoder)(model, inputs)
     tensors = {**inputs, "logits": output.logits, **{f"module.{name}": tensor for name, tensor in modules.items()}}
+    tensors |= {f"foreign.{name}": tensor for name, tensor in foreign.items()}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out)
+
+
+@contextmanager
+def _recorded(model: Any, width: int) -> Iterator[dict[str, Tensor]]:
+    """What the modules give that have parameters and the width of the model, by their names in transformers."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str):
+        def hook(module: Any, args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.dim() == 3 and output.shape[-1] == width:
+                outputs.setdefault(name, output.clone())
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(keep(name))
+        for name, module in model.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _of_decoder(model: Any, inputs: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from textwrap import shorten
 from typing import Any
 
 from kinfold.scaffold.keymap.layouts import DOCS
-from kinfold.scaffold.keymap.render import key_map_rules
+from kinfold.scaffold.keymap.render import called_functions, key_map_rules
 from kinfold.scaffold.naming import arch_function, class_prefix
 from kinfold.scaffold.render import parts
+from kinfold.scaffold.render.attention import dims, plain_attention, self_attention
+from kinfold.scaffold.render.ends import model_ends
 from kinfold.scaffold.render.fields import Field, arch_changes, config_fields, scaling_classes
 from kinfold.scaffold.render.layers import layer, stack
+from kinfold.scaffold.render.positions import positions
 from kinfold.scaffold.spec.checks import checks
 from kinfold.scaffold.spec.schema import Spec
 from kinfold.scaffold.spec.sizes import TOKENS
 
-_PART = re.compile(r"(?<![\w.])([A-Z]\w+|scaled_inner_dim)\(")
+_PART = re.compile(r"(?<![\w.])([A-Z]\w+|scaled_inner_dim|in_turns|lambda_init)\(")
 
 
 def family_context(family: str, package: str, spec: Spec) -> dict[str, Any]:
@@ -48,31 +51,43 @@ def family_context(family: str, package: str, spec: Spec) -> dict[str, Any]:
         "arch_imports": sorted({name for arch in archs for name in _PART.findall(arch["body"])}.intersection(scalings)),
         "key_maps": {layout: ",\n    ".join(lines) for layout, lines in rules.items()},
         "key_map_docs": DOCS,
-        "key_map_imports": sorted({"KeyMap", *(rule.partition("(")[0] for lines in rules.values() for rule in lines)}),
-        "small": ", ".join(f"{name}={value}" for name, value in _SMALL.items() if name in names),
+        "key_map_imports": sorted({"KeyMap", *called_functions(line for lines in rules.values() for line in lines)}),
+        "small": ", ".join(f"{name}={value}" for name, value in _small(spec).items() if name in names),
+        "trained": _trained(spec),
     }
 
 
 def _decoder(spec: Spec) -> dict[str, Any]:
     """A decoder alone."""
-    attention = parts.attention(spec, q_dim="q_dim", kv_dim="kv_dim", head_dim="config.head_dim")
+    position = positions(spec)
+    doc = "Attention and feed-forward side by side" if spec.residual.parallel else "Attention, then feed-forward"
+    decoder_layer = layer(spec, ("self_attn", "ffn"), doc, {"self_attn": self_attention(spec)})
+    number = ["layer"] if _is_numbered(decoder_layer["modules"], decoder_layer["numbers"]) else []
+    arguments = ["config", *number, *([position.argument] if position.name else [])]
+    parameters = [
+        *(f"{name}: int" for name in number),
+        *([f"{position.name}: {position.type}"] if position.name else []),
+    ]
     return {
         "classes": ["Decoder", "DecoderLayer", "Model"],
-        "shared": {"position": parts.rotary(spec)} if spec.rotary else {},
-        "layer_arguments": "config, position" if spec.rotary else "config",
-        "layer_parameters": ", position: Rotary" if spec.rotary else "",
+        "embedding": parts.embedding(spec),
+        "shared": position.shared,
+        "layer_arguments": ", ".join(arguments),
+        "layer_number": "layer" if number or _is_numbered(position.argument) else "_",
+        "layer_parameters": "".join(f", {parameter}" for parameter in parameters),
         "frontend": parts.frontend(spec, "embed"),
-        "decoder_layer": layer(spec, ("self_attn", "ffn"), "Attention, then feed-forward", {"self_attn": attention}),
+        "dims": dims(spec),
+        "decoder_layer": decoder_layer,
         "stack": stack(spec),
-        "final_proj": parts.final_projection(spec),
+        "ends": model_ends(spec),
     }
 
 
 def _encoder_decoder(spec: Spec) -> dict[str, Any]:
     """An encoder, and a decoder that looks at what it gave."""
-    widths = {"q_dim": "config.model_dim", "kv_dim": "config.model_dim"}
+    widths = {"q_dim": "config.model_dim", "kv_dim": "config.model_dim", "head_dim": "head_dim"}
     self_attn, encoder_decoder_attn = (
-        parts.attention(spec, kind, **widths, head_dim="head_dim") for kind in ("Attention", "CrossAttention")
+        plain_attention(spec, kind, **widths) for kind in ("Attention", "CrossAttention")
     )
     return {
         "classes": ["Decoder", "DecoderLayer", "Encoder", "EncoderLayer", "Model"],
@@ -95,13 +110,23 @@ _STRUCTURES = {"decoder": _decoder, "encoder_decoder": _encoder_decoder}
 
 def _used_parts(*values: Any) -> set[str]:
     """The names of the parts that are called anywhere in some source text."""
-    found: set[str] = set()
+    return {name for text in _texts(*values) for name in _PART.findall(text)}
+
+
+def _is_numbered(*values: Any) -> bool:
+    """Whether the number of a layer is asked for anywhere in some source text."""
+    return any(re.search(r"\blayer\b", text) for text in _texts(*values))
+
+
+def _texts(*values: Any) -> Iterator[str]:
+    """All text in nested values, without the keys."""
     for value in values:
         if isinstance(value, str):
-            found |= set(_PART.findall(value))
+            yield value
         elif isinstance(value, dict):
-            found |= _used_parts(*value.values())
-    return found
+            yield from _texts(*value.values())
+        elif isinstance(value, tuple):
+            yield from _texts(*value)
 
 
 def _quoted(names: Iterable[str]) -> str:
@@ -140,9 +165,24 @@ def _arch(name: str, changes: list[tuple[str, str]], *, spec: Spec, title: str) 
     }
 
 
+def _trained(spec: Spec) -> str:
+    """The parameters that get a gradient."""
+    every = "parameter in model.parameters()"
+    return f"{every} if parameter.requires_grad" if spec.ffn.activation == "xielu" else every
+
+
+def _small(spec: Spec) -> dict[str, Any]:
+    """What makes a config small enough for a test, and leaves its structure as it is."""
+    archs = list(spec.sizes().values())
+    turns = [turn for sizes in archs for turn in (sizes.window_pattern, sizes.rope_theta) if isinstance(turn, tuple)]
+    num_layers = min(max(_SMALL["num_layers"], *map(len, turns)), 8)
+    absent = [name for name in ("embedding_dim", "q_latent_dim") if getattr(archs[0], name) is None]
+    return {name: value for name, value in {**_SMALL, "num_layers": num_layers}.items() if name not in absent}
+
+
 _SMALL = {
     "model_dim": 64, "num_layers": 2, "num_encoder_layers": 2, "num_decoder_layers": 2, "num_heads": 4,
     "num_kv_heads": 2, "num_encoder_heads": 4, "num_decoder_heads": 4, "ffn_inner_dim": 96, "vocab_size": 128,
     "unk_idx": None, "bos_idx": None, "eos_idx": None, "pad_idx": None, "max_seq_len": 64, "sliding_window": 8,
+    "embedding_dim": 32, "q_latent_dim": 24, "kv_latent_dim": 16,
 }  # fmt: skip
-"""What makes a config small enough for a test, and leaves its structure as it is."""

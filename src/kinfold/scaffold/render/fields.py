@@ -30,7 +30,9 @@ def config_fields(spec: Spec) -> list[Field]:
     for name in spec.field_names():
         values = [getattr(sizes, name) for sizes in archs]
         types = sorted({_type_name(value) for value in values}, key=lambda type_: (type_ == "None", type_))
-        fields.append(Field(name, " | ".join(types), source(values[0]), docs[name]))
+        doc = docs[name] if isinstance(values[0], tuple) else _OF_ALL_LAYERS.get(name, docs[name])
+        doc = doc.replace("null:", "None:")  # as YAML has it
+        fields.append(Field(name, " | ".join(types), source(values[0]), doc))
     return fields
 
 
@@ -50,8 +52,8 @@ def arch_changes(spec: Spec) -> Iterator[tuple[str, list[tuple[str, str]]]]:
 
 
 def scaling_classes(spec: Spec) -> list[str]:
-    """The classes of rotary scaling that the archs use."""
-    scalings = (sizes.rope_scaling for sizes in spec.sizes().values())
+    """The classes of what scales rotary positions and queries in the archs."""
+    scalings = (scaling for sizes in spec.sizes().values() for scaling in (sizes.rope_scaling, sizes.query_scaling))
     return sorted({type(scaling).__name__ for scaling in scalings if scaling is not None})
 
 
@@ -63,7 +65,13 @@ def source(value: Any) -> str:
     return repr(value)
 
 
+_OF_ALL_LAYERS = {"rope_theta": "Base of the rotary frequencies."}
+"""What fields are that could hold several values, where they hold one."""
+
+
 def _type_name(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"tuple[{type(value[0]).__name__}, ...]"
     return "None" if value is None else type(value).__name__
 
 

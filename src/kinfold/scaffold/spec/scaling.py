@@ -45,3 +45,20 @@ class LongRopeScaling(_Scaling, frozen=True, kw_only=True, tag="longrope"):
 
 
 RopeScaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling | LongRopeScaling
+
+
+class _QueryScaling(Section, frozen=True, kw_only=True, tag_field="kind"):
+    """How queries grow with their positions; the fields are those of its class in `kinfold.nn`."""
+
+
+class LogQueryScaling(_QueryScaling, frozen=True, kw_only=True, tag="log"):
+    beta: float
+    interval: int
+
+
+class PowerQueryScaling(_QueryScaling, frozen=True, kw_only=True, tag="power"):
+    exponent: float
+    interval: int
+
+
+QueryScaling = LogQueryScaling | PowerQueryScaling

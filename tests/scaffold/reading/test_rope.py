@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig
 
-from kinfold.scaffold.spec.facts import Findings
-from kinfold.scaffold.spec.rope import note_rope
+from kinfold.scaffold.reading.facts import Findings
+from kinfold.scaffold.reading.rope import note_rope
 from kinfold.scaffold.spec.scaling import (
     DynamicScaling,
     LinearScaling,
@@ -90,8 +90,12 @@ def test_a_theta_that_is_not_said_is_assumed_as_transformers_does() -> None:
         ({"rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 2}}, "two types: linear, yarn"),
         ({"rope_scaling": {"type": "linear", "factor": 2, "warp": 9}}, "rope_scaling.warp = 9: not understood"),
         ({"rope_scaling": 3}, "a mapping was expected"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial rotary positions are not understood"),
-        ({"rope_parameters": {"mrope_section": [1, 2]}}, "mrope_section"),
+        ({"rope_parameters": {"partial_rotary_factor": 1.5}}, "a number above 0 and up to 1 was expected"),
+        ({"rope_parameters": {"full_attention": {"warp": 9}}}, "rope_parameters.full_attention.warp = 9"),
+        (
+            {"rope_parameters": {"full_attention": {}, "sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "stretched in layers with a window alone",
+        ),
         ({"rope.scaling.type": "linear", "rope.scaling.attn_factor": 1.0, "rope.scaling.factor": 2.0}, "attn_factor"),
     ],
 )

@@ -1,0 +1,107 @@
+"""The outcome of trials, as lines and as docs/coverage.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+from zoo.families import VARIED, data
+from zoo.trial import Trial
+
+FAULTS_SHOWN = 3
+INTRODUCTION = (
+    "Written by `make coverage`, not by hand. For every dense decoder of transformers, transformers itself writes a",
+    "tiny checkpoint with random weights, and the logits of 2 x 24 tokens. Of each, `scaffold new-family NAME --from",
+    "CHECKPOINT` makes a family; by these logits it settles what neither config nor shapes say. Then `scaffold verify",
+    "NAME --reference FILE` compares its logits of 2 x 40 other tokens with those of transformers (float64, at most",
+    "1e-4 of the largest apart), and every tensor that it exports with the checkpoint, bit for bit.",
+)
+
+
+def line(trial: Trial) -> str:
+    """One trial in a line of the terminal, as soon as it has ended."""
+    seconds = " + ".join(f"{value:.1f}" for value in trial.seconds.values())
+    if not trial.holds:
+        return f"FAIL {trial.name:24} {seconds:>10} s  {why_not(trial)}"
+    found = f"parity {trial.parity:.0e}, {trial.round_trip}"
+    return f"ok   {trial.name:24} {seconds:>10} s  {found}; {trial.spec or 'as a Llama'}; {_open(trial)}"
+
+
+def why_not(trial: Trial) -> str:
+    """Why a trial failed: the error, and its first faults."""
+    shown = "; ".join(trial.faults[:FAULTS_SHOWN])
+    more = len(trial.faults) - FAULTS_SHOWN
+    return f"{trial.reason} {shown}{f'; and {more} more' if more > 0 else ''}".strip()
+
+
+def summary(trials: Sequence[Trial]) -> str:
+    """How many of how many pass."""
+    return f"{sum(trial.holds for trial in trials)} of {len(trials)} pass"
+
+
+def page(trials: Sequence[Trial]) -> str:
+    """docs/coverage.md of these trials."""
+    families = [trial for trial in trials if VARIED not in trial.name]
+    failing = [trial for trial in trials if not trial.holds]
+    seconds = [sum(trial.seconds.values()) for trial in trials if trial.holds]
+    return "\n".join(
+        [
+            "# Coverage",
+            "",
+            *INTRODUCTION,
+            "",
+            f"{summary(families)} of the dense decoders of transformers; {_time(seconds)}.",
+            "",
+            "## What one command takes",
+            "",
+            *_table(
+                ("family", "beyond sizes", "certificate", "parity", "round trip", "variations", "assumed"),
+                (_passing_row(trial, _variations(trial, trials)) for trial in families if trial.holds),
+            ),
+            "",
+            "## What it does not take",
+            "",
+            *_table(("checkpoint", "why"), ((trial.name, why_not(trial)) for trial in failing)),
+            "",
+            "## What is not tried",
+            "",
+            *_table(("families", "why"), _untried()),
+            "",
+        ]
+    )
+
+
+def _passing_row(trial: Trial, variations: Sequence[Trial]) -> tuple[str, ...]:
+    return (
+        trial.name,
+        trial.spec,
+        trial.certificate,
+        f"{trial.parity:.0e}",
+        trial.round_trip,
+        summary(variations) if variations else "",
+        ", ".join(trial.open),
+    )
+
+
+def _variations(family: Trial, trials: Sequence[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.name.startswith(f"{family.name}{VARIED}")]
+
+
+def _time(seconds: Sequence[float]) -> str:
+    """How long those took that pass."""
+    return f"making and verifying a family takes {median(seconds):.0f} s" if seconds else "no family was made"
+
+
+def _untried() -> Iterable[tuple[str, ...]]:
+    for name, group in data()["groups"].items():
+        if name != "dense":
+            yield (", ".join(group["families"]), group["reason"])
+
+
+def _open(trial: Trial) -> str:
+    return f"assumed: {', '.join(trial.open)}" if trial.open else "nothing open"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    cells = (row for row in (head, ["---"] * len(head), *rows))
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
