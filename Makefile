@@ -48,7 +48,7 @@ zoo: $(INSTALLED) ## render the families of generated/ anew, from their specs
 
 .PHONY: coverage
 coverage: $(INSTALLED) ## try every dense decoder of transformers, and write docs/coverage.md
-	$(PYTHON) tests/zoo/make.py .bench/zoo
+	$(PYTHON) tests/zoo/make.py .bench/zoo dense --variations
 	$(PYTHON) tests/zoo/run.py .bench/zoo --docs
 
 .PHONY: format

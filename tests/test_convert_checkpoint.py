@@ -177,6 +177,31 @@ def test_parts_that_no_model_type_has_together(project: Project, tmp_path: Path,
     assert error.value.faults[0].startswith("together: ")
 
 
+@pytest.mark.parametrize(
+    "structure",
+    [
+        {"norm": {"order": "output"}},
+        {"norm": {"weight": "offset"}},
+        {"residual": {"parallel": True}},
+        {"position": {"reversed": True}},
+        {"position": {"kind": "none"}},
+        {"embedding": {"scaled": True}},
+        {"attention": {"qk_norm": {"after_position": True}}},
+    ],
+    ids=str,
+)
+def test_what_only_looks_like_a_llama_gets_no_config(
+    project: Project, tmp_path: Path, structure: dict[str, Any]
+) -> None:
+    (tmp_path / "spec.yaml").write_text(json.dumps({**structure, "archs": {"tiny": SIZES}}))
+    made = CliRunner().invoke(scaffold, ["new-family", "x", "--spec", str(tmp_path / "spec.yaml")])
+    assert made.exit_code == 0, (made.output, made.exception)
+    project.activate()
+    save_file(create_model("x").state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match="is not known for this model"):
+        convert_checkpoint(tmp_path / "model.safetensors", tmp_path / "hf", family="x", to="hf")
+
+
 @pytest.mark.parametrize("format", ["safetensors", "dcp"])
 @pytest.mark.parametrize("container", ["safetensors", "pickle", "dcp"])
 def test_every_container_is_read_and_written(

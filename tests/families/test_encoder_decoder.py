@@ -148,9 +148,9 @@ def test_a_model_trained_here_becomes_a_checkpoint_of_m2m_100(project: Project, 
 
 
 def test_what_m2m_100_cannot_say_is_refused_with_all_reasons() -> None:
-    model = create_model("transformer", device="meta")
+    model, factory = create_model("transformer", device="meta"), model_factories.get("transformer")
     with pytest.raises(ConfigError) as error:
-        make_hf_config(model_factories.get("transformer").archs.get(), model, dtype="float32", tokens={})
+        make_hf_config(factory.archs.get(), model, create=factory.create, dtype="float32", tokens={})
     assert error.value.faults == (
         "no parameter decoder.layer_norm.bias",
         "no parameter decoder.layer_norm.weight",

@@ -2,8 +2,9 @@
 
     python tests/zoo/make.py FOLDER [FAMILY ...] [--seed N] [--variations]
 
-Without FAMILY, all families that transformers calls causal are written; `llama+tied` is a FAMILY, too. Each gets a
-folder with config.json, safetensors in several shards, and reference.safetensors with `token_ids` (2, 24), int64, and
+Without FAMILY, all families that transformers calls causal are written; `llama+tied` is a FAMILY, too, and a group of
+families.yaml, such as `dense`, stands for all of it. Each gets a folder with config.json, safetensors in several shards,
+and reference.safetensors with `token_ids` (2, 24), int64, and
 `logits` (2, 24, vocabulary), float64; and in unseen/, another one of 40 tokens, which who makes a family does not see.
 With --variations, so does FAMILY+VARIATION for each of variations.py that fits. What cannot be
 built is said, and is in FOLDER/report.json.
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from zoo.families import VARIED
+from zoo.families import VARIED, data
 from zoo.sizes import FAMILIES, TINY
 from zoo.variations import VARIATIONS, Variation
 
@@ -62,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    names = list(options.families or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+    groups = data()["groups"]
+    asked = options.families or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    names = [name for family in asked for name in (groups[family]["families"] if family in groups else [family])]
     if options.variations:
         names = [varied for name in names for varied in (name, *_variations(name))]
     report = {}

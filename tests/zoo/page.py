@@ -14,7 +14,9 @@ INTRODUCTION = (
     "tiny checkpoint with random weights, and the logits of 2 x 24 tokens. Of each, `scaffold new-family NAME --from",
     "CHECKPOINT` makes a family; by these logits it settles what neither config nor shapes say. Then `scaffold verify",
     "NAME --reference FILE` compares its logits of 2 x 40 other tokens with those of transformers (float64, at most",
-    "1e-4 of the largest apart), and every tensor that it exports with the checkpoint, bit for bit.",
+    "1e-4 of the largest apart), and every tensor that it exports with the checkpoint, bit for bit. Seconds are those",
+    "of both commands, on two cores that try two families at a time. The same is done in memory with other sizes and",
+    "options of each family: the variations of `tests/zoo/variations.py`.",
 )
 
 
@@ -55,7 +57,7 @@ def page(trials: Sequence[Trial]) -> str:
             "## What one command takes",
             "",
             *_table(
-                ("family", "beyond sizes", "certificate", "parity", "round trip", "variations", "assumed"),
+                ("family", "beyond sizes", "certificate", "parity", "round trip", "seconds", "variations", "assumed"),
                 (_passing_row(trial, _variations(trial, trials)) for trial in families if trial.holds),
             ),
             "",
@@ -78,6 +80,7 @@ def _passing_row(trial: Trial, variations: Sequence[Trial]) -> tuple[str, ...]:
         trial.certificate,
         f"{trial.parity:.0e}",
         trial.round_trip,
+        f"{sum(trial.seconds.values()):.0f}",
         summary(variations) if variations else "",
         ", ".join(trial.open),
     )

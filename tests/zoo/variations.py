@@ -74,6 +74,7 @@ VARIATIONS = (
             "original_max_position_embeddings": 16,
             "rope_parameters": {
                 "rope_type": "longrope",
+                "type": "longrope",
                 "short_factor": [1.0 + 0.1 * i for i in range(8)],
                 "long_factor": [1.0 + 0.5 * i for i in range(8)],
                 "original_max_position_embeddings": 16,

@@ -13,7 +13,7 @@ from kinfold.checkpoint.gguf import GgufCheckpoint
 from kinfold.checkpoint.names import GENERATION_CONFIG, TOKENIZER_FILES
 from kinfold.conversion.hf_config import make_hf_config
 from kinfold.errors import TokenizerError
-from kinfold.loader import PreparedModel
+from kinfold.loader import PreparedModel, load_model
 
 CONFIG = "config.json"
 _HF = "hf"
@@ -62,7 +62,9 @@ def config_file(prepared: PreparedModel, *, to: str, dtype: str, cast: bool) -> 
         theirs = {**theirs, "torch_dtype" if "torch_dtype" in theirs else "dtype": dtype}
     if to == _HF:
         if theirs is None:
-            theirs = make_hf_config(prepared.config, prepared.model, dtype=dtype, tokens=_tokens(prepared.checkpoint))
+            create = load_model.get(prepared.card.model_family).factory
+            tokens = _tokens(prepared.checkpoint)
+            theirs = make_hf_config(prepared.config, prepared.model, create=create, dtype=dtype, tokens=tokens)
         return _json(theirs)
     card = prepared.card
     ours = {

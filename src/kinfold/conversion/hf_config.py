@@ -11,6 +11,7 @@ from dataclasses import asdict, fields, is_dataclass
 from math import isclose
 from typing import TYPE_CHECKING, Any
 
+from kinfold.conversion.hf_llama import computes_as_llama
 from kinfold.conversion.hf_m2m_100 import make_m2m_100_config
 from kinfold.conversion.hf_parts import (
     ACTIVATIONS,
@@ -27,6 +28,8 @@ from kinfold.nn import EmbeddingFrontend
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from kinfold.loader import CreateModel
 
 _KEYS: Mapping[str, str] = {
     "model_dim": "hidden_size",
@@ -125,12 +128,15 @@ _TYPES: Mapping[frozenset[str], tuple[str, str, Mapping[str, Any]]] = {
 """Which optional parts there are, to the model type that has just these, and the keys that switch them on."""
 
 
-def make_hf_config(config: Any, model: nn.Module, *, dtype: str, tokens: Mapping[str, Any]) -> dict[str, Any]:
+def make_hf_config(
+    config: Any, model: nn.Module, *, create: CreateModel, dtype: str, tokens: Mapping[str, Any]
+) -> dict[str, Any]:
     """The config.json with which transformers computes what a model of a family computes.
 
     Args:
         config: The config of the family.
         model: The model, which may be on the meta device.
+        create: Makes models of the family: a small one is held against what transformers would compute.
         dtype: The dtype of the weights, as torch calls it.
         tokens: The ids of special tokens (`bos_token_id` and so on); those that are not known are null.
 
@@ -146,6 +152,8 @@ def make_hf_config(config: Any, model: nn.Module, *, dtype: str, tokens: Mapping
     faults += [f"the parameter {name}" for name in sorted(names - _ALWAYS - {_UNTIED} - _parameters(parts))]
     if not faults and frozenset(parts) not in _TYPES:
         faults.append(f"together: {', '.join(sorted(parts))}")
+    if not faults and not computes_as_llama(create, config):
+        faults.append("a computation that is not Llama's, though its parameters are")
     refuse(faults)
     model_type, prefix, switches = _TYPES[frozenset(parts)]
     values = {key: getattr(config, field) for field, key in _KEYS.items() if getattr(config, field, None) is not None}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kinfold.keymap import chain, drop, rename, split, stack, tie, transpose
 from kinfold.keymap.rules import Rule, Size
+from kinfold.scaffold.keymap.parameters import native_parameters
 from kinfold.scaffold.keymap.turning import turned
 from kinfold.scaffold.reading.roles import Leaf, Module, Roles
 from kinfold.scaffold.spec.schema import Spec
@@ -92,6 +93,8 @@ def map_rules(roles: Roles, spec: Spec, storage: Storage) -> list[Rule]:
     ]
     rules += _fused_rules(roles, spec, storage)
     rules += _bare_rules(roles)
+    place = {native: number for number, native in enumerate(native_parameters(spec))}
+    rules.sort(key=lambda rule: min(place.get(str(target), len(place)) for target in rule.targets))
     output, embed = roles.leaf("output"), roles.leaf("embed")
     if storage.repeats_embedding and output is not None and embed is not None:
         rules = [rule for rule in rules if str(rule.sources[0]) != output.pattern]

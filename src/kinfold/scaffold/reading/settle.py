@@ -156,6 +156,10 @@ def settle(
         if number in untold:
             evidence = f"{ASSUMED}: among those that compute the logits of {reference.origin}"
         found = found.with_answer(question.answers[choice.get(number, 0)], evidence)
+    unsettled = {name for number in untold for answer in reading.questions[number].answers for name in answer}
+    for name, fact in found.facts.items():
+        if fact.assumed and name not in unsettled and name not in _BEYOND_LOGITS:
+            found = found.with_answer({name: fact.value}, f"parity with {reference.origin}, as it was assumed")
     lines = [f"Parity with {reference.origin}: logits {gap} ({search.tried} candidates tried)"]
     for number, answer in sorted(choice.items()):
         question = reading.questions[number]
@@ -163,6 +167,10 @@ def settle(
     left = tuple(reading.questions[number] for number in untold)
     lines += [f"  {question.about}: not told apart by this reference" for question in left]
     return Settled(replace(found, questions=left), best, tuple(lines))
+
+
+_BEYOND_LOGITS = frozenset({"max_seq_len"})
+"""Facts that logits say nothing about."""
 
 
 class _Search:
