@@ -9,6 +9,7 @@ import pytest
 import torch
 from attention_peers import PADDING, Peer, assert_same, in_passes, inputs, places, randomised
 from torch import Tensor, nn
+from transformers.models.beam.modeling_beam import compute_attention_scaling
 from transformers.models.ministral3.modeling_ministral3 import get_llama_4_attn_scale
 
 from kinfold.errors import ConfigError
@@ -16,10 +17,12 @@ from kinfold.nn import (
     Alibi,
     Attention,
     DecodeState,
+    DynamicMask,
     DynamicScaling,
     HeadBias,
     LayerNorm,
     LogQueryScaling,
+    PowerQueryScaling,
     RMSNorm,
     Rotary,
     Sinks,
@@ -173,6 +176,27 @@ def test_query_scaling_gives_the_factors_of_llama_4() -> None:
     state.extend(torch.zeros(2, 9, dtype=torch.int64), PADDING)
     factors = LogQueryScaling(beta=0.1, interval=2)(torch.ones(2, 3, 9, 8), state)
     assert torch.equal(factors, get_llama_4_attn_scale(places(PADDING), 0.1, 2).expand(2, 3, 9, 8))
+
+
+def test_query_scaling_gives_the_factors_of_beam() -> None:
+    state = DecodeState()
+    state.extend(torch.zeros(2, 9, dtype=torch.int64), PADDING)
+    factors = PowerQueryScaling(exponent=0.1, interval=2048)(torch.ones(2, 3, 9, 8), state)
+    torch.testing.assert_close(factors, compute_attention_scaling(places(PADDING)).expand(2, 3, 9, 8))
+
+
+@PADDINGS
+@pytest.mark.parametrize("keep", [3, 2048])
+@torch.no_grad()
+def test_values_say_which_keys_are_seen_as_in_doge(padding: Tensor | None, keep: int) -> None:
+    peer = Peer("doge", "Doge", keep_window_size=keep)
+    theirs = peer.attention
+    mask = DynamicMask(theirs.dt_proj, keep=keep)
+    mask.rate = theirs.A
+    norms = norms_of(peer, RMSNorm(8, eps=1e-6), RMSNorm(8, eps=1e-6))
+    ours = Attention(**peer.projections, **norms, position=Rotary(8), dynamic_mask=mask)
+    assert_same(in_passes(ours, inputs(), padding), peer(inputs(), padding), padding)
+    assert_same(in_passes(ours, inputs(), padding, (5, 1, 3)), peer(inputs(), padding), padding)
 
 
 @torch.no_grad()

@@ -3,11 +3,10 @@
     python tests/zoo/make.py FOLDER [FAMILY ...] [--seed N] [--variations]
 
 Without FAMILY, all families that transformers calls causal are written; `llama+tied` is a FAMILY, too, and a group of
-families.yaml, such as `dense`, stands for all of it. Each gets a folder with config.json, safetensors in several shards,
-and reference.safetensors with `token_ids` (2, 24), int64, and
-`logits` (2, 24, vocabulary), float64; and in unseen/, another one of 40 tokens, which who makes a family does not see.
-With --variations, so does FAMILY+VARIATION for each of variations.py that fits. What cannot be
-built is said, and is in FOLDER/report.json.
+families.yaml, such as `dense`, stands for all of it. Each gets a folder with config.json, safetensors in several
+shards, and reference.safetensors with `token_ids` (2, 24), int64, and `logits` (2, 24, vocabulary), float64; and in
+unseen/, another one of 40 tokens, which who makes a family does not see. With --variations, so does FAMILY+VARIATION
+for each of variations.py that fits. What cannot be built is said, and is in FOLDER/report.json.
 """
 
 from __future__ import annotations

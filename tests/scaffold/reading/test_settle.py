@@ -1,0 +1,162 @@
+"""What is open is settled by a reference: found where it can be, said where it cannot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from zoo.make import build
+from zoo.quick import try_quickly
+
+from kinfold.checkpoint import open_checkpoint
+from kinfold.errors import ProofError, UnsupportedError
+from kinfold.scaffold.cli.main import scaffold
+from kinfold.scaffold.project import Project
+from kinfold.scaffold.prove.reference import Reference, read_reference, run_transformers
+from kinfold.scaffold.reading.read import Reading, read_checkpoint
+from kinfold.scaffold.reading.settle import Settled, settle
+
+NAMES = [
+    "beam", "bloom", "codegen", "cohere+qk-norm", "ctrl", "doge", "falcon+new-decoder", "gemma2", "gpt2+by-layer-scale",
+    "gpt_neox_japanese", "gptj", "modernbert-decoder+relu", "nanochat", "nemotron", "opt+narrow-embedding",
+    "stablelm+qk-norm", "youtu+biases",
+]  # fmt: skip
+"""Families with the most that no config key says, and variations of some."""
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the folder of a tiny checkpoint, written once."""
+    folder = tmp_path_factory.mktemp("zoo")
+
+    def made(name: str) -> Path:
+        if not (folder / name).exists():
+            build(name, folder)
+        return folder / name
+
+    return made
+
+
+def read(folder: Path) -> Reading:
+    with open_checkpoint(folder) as checkpoint:
+        return read_checkpoint(checkpoint)
+
+
+def settled(folder: Path, reference: Reference | None = None) -> Settled:
+    with open_checkpoint(folder) as checkpoint:
+        reference = reference or read_reference(folder / "reference.safetensors")
+        return settle(read_checkpoint(checkpoint), checkpoint, reference)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_settle_what_neither_config_nor_shapes_say(zoo: Callable[[str], Path], name: str) -> None:
+    trial = try_quickly(zoo(name))
+    assert trial.holds, (trial.reason, trial.faults)
+
+
+def test_outputs_of_modules_lead_the_search(zoo: Callable[[str], Path]) -> None:
+    folder = zoo("nanochat")
+    by_logits, by_modules = settled(folder), settled(folder, run_transformers(folder, dtype="float64"))
+    assert by_modules.agrees
+    assert by_modules.reading.spec == by_logits.reading.spec
+    assert tried(by_modules) < tried(by_logits)
+
+
+def test_the_answer_enters_the_facts_with_parity_as_its_evidence(zoo: Callable[[str], Path]) -> None:
+    folder = zoo("gptj")
+    assert read(folder).facts["rotary_pairs"].evidence == "assumed: as Hugging Face writes"
+    fact = settled(folder).reading.facts["rotary_pairs"]
+    assert (fact.value, fact.evidence.partition(" (")[0]) == ("interleaved", "parity with reference.safetensors")
+
+
+def test_what_a_reference_cannot_tell_stays_assumed(zoo: Callable[[str], Path]) -> None:
+    folder = zoo("gptj")
+    reference = read_reference(folder / "reference.safetensors")
+    first = replace(reference, token_ids=reference.token_ids[:, :1], logits=reference.logits[:, :1])
+    outcome = settled(folder, first)  # a single token attends to itself alone, wherever it is
+    assert outcome.agrees
+    assert outcome.reading.facts["rotary_pairs"].assumed
+    assert "  which dimensions turn together: not told apart by this reference" in outcome.lines
+    assert not outcome.reading.facts["ffn.activation"].assumed
+
+
+def test_a_value_that_the_code_does_not_use_is_found(zoo: Callable[[str], Path]) -> None:
+    """BioGPT's config has 1e-12, and its norms add torch's 1e-5."""
+    folder = zoo("biogpt")
+    assert read(folder).facts["norm_eps"].value == 1e-12
+    assert settled(folder).reading.facts["norm_eps"].value == 1e-5
+
+
+def test_where_nothing_agrees_the_first_module_that_differs_is_said(zoo: Callable[[str], Path]) -> None:
+    folder = zoo("qwen3")
+    reference = run_transformers(folder, dtype="float64")
+    wrong: dict[str, Tensor] = {"model.layers.1.mlp.down_proj": reference.foreign["model.layers.1.mlp.down_proj"] + 1}
+    outcome = settled(folder, replace(reference, logits=reference.logits + 1, foreign={**reference.foreign, **wrong}))
+    assert not outcome.agrees
+    assert outcome.best.differs == "decoder.layers.1.ffn.output_proj"
+
+
+@pytest.fixture
+def disagreeing(zoo: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A reference that no family computes."""
+    reference = load_file(zoo("qwen3") / "reference.safetensors")
+    save_file({**reference, "logits": torch.rand_like(reference["logits"])}, tmp_path / "wrong.safetensors")
+    return tmp_path / "wrong.safetensors"
+
+
+def test_a_family_that_its_reference_contradicts_is_not_written(
+    project: Project, zoo: Callable[[str], Path], disagreeing: Path
+) -> None:
+    before = sorted(project.root.rglob("*"))
+    command = ["new-family", "x", "--from", str(zoo("qwen3")), "--reference", str(disagreeing)]
+    with pytest.raises(ProofError, match="not as its reference computes") as error:
+        CliRunner().invoke(scaffold, command, catch_exceptions=False)
+    assert "computes the logits of wrong.safetensors" in error.value.faults[0]
+    assert sorted(project.root.rglob("*")) == before
+    written = CliRunner().invoke(scaffold, [*command, "--allow-open"], catch_exceptions=False)
+    assert "candidates computes the logits of wrong.safetensors" in written.output
+    assert (project.root / "mylab" / "x" / "model.py").exists()
+
+
+def test_what_is_not_understood_may_be_left_open(project: Project, zoo: Callable[[str], Path], tmp_path: Path) -> None:
+    config = json.loads((zoo("qwen3") / "config.json").read_text())
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in zoo("qwen3").glob("*.safetensors*"):
+        (copy / path.name).symlink_to(path)
+    (copy / "config.json").write_text(json.dumps({**config, "warp_factor": 9}))
+    command = ["new-family", "x", "--from", str(copy)]
+    with pytest.raises(UnsupportedError, match="warp_factor = 9: not understood"):
+        CliRunner().invoke(scaffold, command, catch_exceptions=False)
+    written = CliRunner().invoke(scaffold, [*command, "--allow-open", "--json"], catch_exceptions=False)
+    assert json.loads(written.output)["open"] == ["config key warp_factor = 9: not understood"]
+
+
+def test_contradictions_are_not_left_open(zoo: Callable[[str], Path], tmp_path: Path) -> None:
+    config = json.loads((zoo("qwen3") / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_size": 65}))
+    for path in zoo("qwen3").glob("*.safetensors*"):
+        (tmp_path / path.name).symlink_to(path)
+    with (
+        open_checkpoint(tmp_path) as checkpoint,
+        pytest.raises(UnsupportedError, match=r"model_dim: 64 according to .*but 65 according to hidden_size = 65"),
+    ):
+        read_checkpoint(checkpoint, allow_open=True)
+
+
+def test_without_a_reference_what_is_open_is_reported(project: Project, zoo: Callable[[str], Path]) -> None:
+    command = ["new-family", "x", "--from", str(zoo("qwen3")), "--against", "nothing"]
+    output = CliRunner().invoke(scaffold, command, catch_exceptions=False).output
+    assumed = output.partition("Neither shapes nor config say the following")[2]
+    assert "rotary_pairs = halves  <- assumed: as Hugging Face writes" in assumed
+
+
+def tried(outcome: Settled) -> int:
+    return int(outcome.lines[0].rpartition("(")[2].split()[0])
