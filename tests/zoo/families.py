@@ -23,6 +23,11 @@ def kind_of(checkpoint: str) -> str:
     return checkpoint.split(VARIED)[0]
 
 
+def passes(checkpoint: str) -> bool:
+    """Whether the family of a folder's name is among those that pass."""
+    return kind_of(checkpoint) in data()["passing"]
+
+
 def group_of(checkpoint: str) -> str | None:
     """The group of the family that a folder holds; None if it is in none."""
     kind = kind_of(checkpoint)

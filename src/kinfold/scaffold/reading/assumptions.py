@@ -92,10 +92,10 @@ def _note_norms(roles: Roles, checkpoint: Checkpoint, findings: Findings) -> Non
         else:
             kinds = ("rms", "layer") if roles.norms or roles.leaf("final_norm") else ("layer", "rms")
             findings.ask("the kind of norms", *({"norm.kind": kind} for kind in kinds), why="as most do")
-    offset = _around_zero(roles, checkpoint)
+    offset = _often_negative(roles, checkpoint)
     weights = ("offset", "plain") if offset else ("plain", "offset")
     if roles.norms or roles.leaf("final_norm"):
-        why = f"weights of norms lie around {'0' if offset else '1'}"
+        why = "weights of norms are often negative" if offset else "weights of norms are mostly positive"
         findings.ask("what norms multiply by", *({"norm.weight": weight} for weight in weights), why=why)
     _note_qk_norms(roles, findings)
     if not roles.norms and "embedding.norm" not in findings.facts:
@@ -179,10 +179,13 @@ def _note_activation(findings: Findings) -> None:
         findings.ask("the form of GELU", *({"ffn.activation": form} for form in forms), why=evidence)
 
 
-def _around_zero(roles: Roles, checkpoint: Checkpoint) -> bool:
-    """Whether the weights of norms lie around 0, to which 1 is added then."""
-    leaf = roles.norms[0].weight if roles.norms else roles.leaf("final_norm")
+def _often_negative(roles: Roles, checkpoint: Checkpoint) -> bool:
+    """Whether the weights of the last norm are so often negative that something is likely added to them."""
+    leaf = roles.leaf("final_norm") or (roles.norms[0].weight if roles.norms else None)
     if leaf is None:
         return False
     name = leaf.pattern.replace("{layer}", str(min(leaf.shapes)))
-    return name in checkpoint.manifest and float(checkpoint.tensor(name).float().mean()) < 0.5
+    return name in checkpoint.manifest and float((checkpoint.tensor(name) < 0).float().mean()) > _OFTEN
+
+
+_OFTEN = 0.2

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from kinfold.checkpoint import Checkpoint
 from kinfold.errors import KinfoldError, ProofError
+from kinfold.scaffold.keymap.render import key_map_rules
 from kinfold.scaffold.prove.parity import relative_gap
 from kinfold.scaffold.prove.reference import Reference, read_reference, run_transformers
 from kinfold.scaffold.reading.facts import ASSUMED, Answer, Question
@@ -30,6 +31,9 @@ from kinfold.scaffold.spec.schema import check_spec
 
 MOST_CHANGES = 4
 """How many assumptions at once may be wrong."""
+
+LARGE = 250_000_000
+"""How many weights are computed with in float64; more than that in float32."""
 
 SAME = 1e-8
 """How near logits are that are the same but for rounding."""
@@ -184,6 +188,9 @@ class _Search:
         self._tolerance = tolerance
         self._until = until
         self._tensors = {name: checkpoint.tensor(name) for name in checkpoint.manifest}
+        large = sum(info.numel for info in checkpoint.manifest.values()) > LARGE
+        self._dtype = torch.float32 if large else torch.float64
+        self._loaded: tuple[list[str], dict[str, Tensor]] = [], {}
         self._known: dict[frozenset[tuple[int, int]], Trial] = {}
         self._specs: dict[Any, Trial] = {}
 
@@ -270,12 +277,16 @@ class _Search:
         return self._specs[text]
 
     def _model(self, reading: Reading) -> nn.Module:
-        """The model of a candidate, with the checkpoint's weights in float64."""
-        family = load_family("candidate", reading.spec)
+        """The model of a candidate, with the checkpoint's weights."""
+        spec = reading.spec
+        family = load_family("candidate", spec)
         config = family.archs.get()
-        native = family.converter.load(self._tensors, config, layout=reading.layout)
         model = family.create(config, device="meta")
-        model.load_state_dict({name: tensor.double() for name, tensor in native.items()}, assign=True)
+        rules = key_map_rules(spec, reading.layout)
+        if self._loaded[0] != rules:  # mostly the key map is that of the candidate before
+            native = family.converter.load(self._tensors, config, layout=reading.layout)
+            self._loaded = rules, {name: tensor.to(self._dtype) for name, tensor in native.items()}
+        model.load_state_dict(self._loaded[1], assign=True)
         return model.eval()
 
     def _expected(self, reading: Reading) -> dict[str, Tensor]:
