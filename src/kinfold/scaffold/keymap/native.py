@@ -16,7 +16,7 @@ from kinfold.checkpoint.manifest import Manifest
 from kinfold.errors import ConfigError
 from kinfold.keymap.rules import Size
 from kinfold.loader import CreateModel, model_manifest
-from kinfold.nn import Rotary
+from kinfold.nn import LatentAttention, Rotary
 from kinfold.scaffold.keymap.inference.groups import Group
 
 _HEADS = -1
@@ -33,10 +33,12 @@ class Turning:
     Attributes:
         heads: How many heads its rows are.
         rotary_dim: How many rows of a head turn; None for all.
+        start: The first of them.
     """
 
     heads: int
     rotary_dim: int | None
+    start: int = 0
 
 
 class NativeSide:
@@ -150,10 +152,30 @@ def _measures(model: nn.Module) -> _Measures:
 
 def _turning(model: nn.Module) -> Iterator[tuple[str, Turning]]:
     for name, module in model.named_modules():
-        position, head_dim = getattr(module, "position", None), getattr(module, "head_dim", 0)
-        if isinstance(position, Rotary) and head_dim:
-            rotary_dim = None if position.dim == head_dim else position.dim
-            for part in ("q_proj", "k_proj", "q_norm", "k_norm"):
-                for leaf, parameter in (getattr(module, part, None) or nn.Identity()).named_parameters():
-                    if parameter.shape[0] % head_dim == 0:
-                        yield f"{name}.{part}.{leaf}", Turning(parameter.shape[0] // head_dim, rotary_dim)
+        if isinstance(module, LatentAttention):
+            found = _turning_of_latent(module)
+        elif isinstance(getattr(module, "position", None), Rotary) and hasattr(module, "head_dim"):
+            found = _turning_of_heads(module)
+        else:
+            continue
+        yield from ((f"{name}.{parameter}", turning) for parameter, turning in found)
+
+
+def _turning_of_heads(attention: Any) -> Iterator[tuple[str, Turning]]:
+    head_dim, turning = attention.head_dim, attention.position.dim
+    for part in ("q_proj", "k_proj", "q_norm", "k_norm"):
+        for leaf, parameter in (getattr(attention, part, None) or nn.Identity()).named_parameters():
+            of_each_head = part.endswith("norm") and parameter.dim() == 2  # which has no rows
+            if parameter.shape[0] % head_dim == 0 and not of_each_head:
+                heads = parameter.shape[0] // head_dim
+                yield f"{part}.{leaf}", Turning(heads, None if turning == head_dim else turning)
+
+
+def _turning_of_latent(attention: LatentAttention) -> Iterator[tuple[str, Turning]]:
+    """Queries, of which the last rows of a head turn, and the last rows of what keys come of, which all heads share."""
+    part = "q_up_proj" if attention.q_proj is None else "q_proj"
+    for leaf, parameter in attention.get_submodule(part).named_parameters():
+        heads, start = parameter.shape[0] // attention.head_dim, attention.head_dim - attention.rotary_dim
+        yield f"{part}.{leaf}", Turning(heads, attention.rotary_dim, start)
+    for leaf, parameter in attention.kv_down_proj.named_parameters():
+        yield f"kv_down_proj.{leaf}", Turning(1, attention.rotary_dim, parameter.shape[0] - attention.rotary_dim)

@@ -9,7 +9,7 @@ from kinfold.keymap import chain, concat, permute_rotary, rename, reshape, split
 from kinfold.keymap.rules import Rule, Size
 from kinfold.scaffold.keymap.inference.groups import Group
 from kinfold.scaffold.keymap.inference.words import words_of
-from kinfold.scaffold.keymap.native import NativeSide
+from kinfold.scaffold.keymap.native import NativeSide, Turning
 from kinfold.scaffold.keymap.pairing import Pairing, RotaryOrder
 
 Step = tuple[int, Callable[[Sequence[str], Sequence[str]], list[Rule]]]
@@ -41,8 +41,9 @@ def rule_of(pairing: Pairing, native: NativeSide, rotary: RotaryOrder = "halves"
         there = given
     for a, b, group in zip(there, here, pairing.targets, strict=True):
         if group in turned:
-            heads, rotary_dim = turned[group]
-            rules.append(permute_rotary(a, b, heads=heads, rotary_dim=rotary_dim))
+            heads, turning = turned[group]
+            start = turning.start or None
+            rules.append(permute_rotary(a, b, heads=heads, rotary_dim=turning.rotary_dim, start=start))
     if not rules:
         return rename(there[0], here[0])
     return rules[0] if len(rules) == 1 else chain(*rules)
@@ -87,12 +88,12 @@ def _shared_lists(pairing: Pairing) -> list[str]:
     return [text for number, text in enumerate(pairing.targets[0].lists) if number != extra]
 
 
-def _turned(pairing: Pairing, native: NativeSide) -> dict[Group, tuple[Size, int | None]]:
+def _turned(pairing: Pairing, native: NativeSide) -> dict[Group, tuple[Size, Turning]]:
     """The targets whose rows have to be put in another order: their heads, and how much of each turns."""
     turning = [group for group in pairing.targets if native.turns(group)]
     if turning and pairing.relation.over < 0:
         raise KeyMapError(f"{pairing}: the rows of tensors that are taken apart cannot be turned.")
-    return {group: (native.heads(group.first_name), native.turning[group.first_name].rotary_dim) for group in turning}
+    return {group: (native.heads(group.first_name), native.turning[group.first_name]) for group in turning}
 
 
 def _steps(pairing: Pairing, native: NativeSide, hole: str) -> Iterator[Step]:

@@ -88,6 +88,7 @@ class _Search:
         self._draft = draft
         self._conversions = conversions
         self._model = model.eval()
+        self._names = {name for name, _ in model.named_parameters()}
         self._known: dict[tuple[int, RotaryOrder], dict[str, Tensor]] = {}
 
     def gap(self, answers: Iterable[Answer], reference: Reference) -> float:
@@ -98,6 +99,8 @@ class _Search:
         parameters: dict[str, Tensor] = {}
         for pairing in (*self._draft.pairings, *(pairing for answer in answers for pairing in answer.pairings)):
             parameters |= self._loaded(pairing, order)
+        if not self._names <= parameters.keys():  # an answer that leaves some unfilled
+            return float("inf")
         with torch.inference_mode():
             logits = functional_call(self._model, parameters, reference.inputs, tie_weights=False)
         return relative_gap(logits, reference.logits)
