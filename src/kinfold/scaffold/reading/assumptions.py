@@ -21,19 +21,7 @@ def note_assumptions(roles: Roles, checkpoint: Checkpoint, config: Config, findi
     _note_scales(roles, findings)
     _note_growing_queries(findings)
     _note_activation(findings)
-    usual = ({"norm_eps": 1e-5}, {"norm_eps": 1e-6}, {"norm_eps": 1e-12})
-    if "norm_eps" in findings.facts:
-        findings.doubt("what norms add", *usual)
-    else:
-        findings.ask("what norms add", *usual, why="the config does not say")
-    for name, without in (("attention_cap", None), ("qkv_clip", None), ("logit_scale", 1.0)):
-        if findings.value(name, without) != without and not findings.facts[name].assumed:
-            findings.doubt(f"whether {name} is used", {name: findings.value(name)}, {name: without})
-    if findings.value("attention.kind") == "latent":
-        eps = ({"latent_norm_eps": value} for value in dict.fromkeys((1e-6, findings.value("norm_eps"))))
-        findings.ask("what norms of latent vectors add", *eps, why="as in DeepSeek-V2's code")
-    if "max_seq_len" not in findings.facts:
-        findings.ask("the longest sequence", {"max_seq_len": Sizes().max_seq_len}, why="the config does not say")
+    _note_numbers(findings)
 
 
 def _note_rotary_pairs(checkpoint: Checkpoint, config: Config, findings: Findings) -> None:
@@ -149,12 +137,29 @@ def _note_scales(roles: Roles, findings: Findings) -> None:
         findings.ask("whether scores are scaled after positions are added", *answers, why="as in the paper")
 
 
+def _note_numbers(findings: Findings) -> None:
+    """Numbers that configs do not say, or that code does not use although they do."""
+    usual = ({"norm_eps": 1e-5}, {"norm_eps": 1e-6}, {"norm_eps": 1e-12})
+    if "norm_eps" in findings.facts:
+        findings.doubt("what norms add", *usual)
+    else:
+        findings.ask("what norms add", *usual, why="the config does not say")
+    for name, without in (("attention_cap", None), ("qkv_clip", None), ("logit_scale", 1.0)):
+        if findings.value(name, without) != without and not findings.facts[name].assumed:
+            findings.doubt(f"whether {name} is used", {name: findings.value(name)}, {name: without})
+    if findings.value("attention.kind") == "latent":
+        eps = ({"latent_norm_eps": value} for value in dict.fromkeys((1e-6, findings.value("norm_eps"))))
+        findings.ask("what norms of latent vectors add", *eps, why="as in DeepSeek-V2's code")
+    if "max_seq_len" not in findings.facts:
+        findings.ask("the longest sequence", {"max_seq_len": Sizes().max_seq_len}, why="the config does not say")
+
+
 def _note_growing_queries(findings: Findings) -> None:
     """Layers that turn nothing may have queries that grow with their positions, and residuals that count by depth."""
-    if "query_scaling" in findings.facts or findings.value("turning_layers", "all") == "all":
-        still = findings.value("rope_theta") == 0 or findings.value("windowed_rope_theta") == 0
-        if "query_scaling" in findings.facts or not still:
-            return
+    all_turn = findings.value("turning_layers", "all") == "all"
+    all_turn = all_turn and 0 not in (findings.value("rope_theta"), findings.value("windowed_rope_theta"))
+    if "query_scaling" in findings.facts or all_turn:
+        return
     grown = {"query_scaling": PowerQueryScaling(exponent=0.1, interval=2048), "attention.scaled_queries": "unturned"}
     plain = {"query_scaling": None, "attention.scaled_queries": "all"}
     findings.ask("whether queries of layers without positions grow", plain, grown, why="as most do not")

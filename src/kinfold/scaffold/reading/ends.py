@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kinfold.checkpoint import Checkpoint
 from kinfold.scaffold.reading.facts import Findings
-from kinfold.scaffold.reading.roles import Leaf, Module, Roles
+from kinfold.scaffold.reading.roles import Module, Roles
+from kinfold.scaffold.reading.tensors import Leaf
 
 
 def settle_ends(roles: Roles) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kinfold.scaffold.reading.config import Config, heads_said
 from kinfold.scaffold.reading.facts import Findings
-from kinfold.scaffold.reading.roles import Leaf, Roles
+from kinfold.scaffold.reading.roles import Roles
+from kinfold.scaffold.reading.tensors import Leaf
 
 MATRICES = {"q": 1, "k": 1, "v": 1, "qkv": 1, "up": 1, "ffn_gate": 1, "gate_up": 1, "up_gate": 1, "o": 0, "down": 0}
 """Matrices of a layer, and the dimension in which they have the width of the model if they are not transposed."""

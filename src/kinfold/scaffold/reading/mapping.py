@@ -9,7 +9,8 @@ from kinfold.keymap import chain, drop, rename, split, stack, tie, transpose
 from kinfold.keymap.rules import Rule, Size
 from kinfold.scaffold.keymap.parameters import native_parameters
 from kinfold.scaffold.keymap.turning import turned
-from kinfold.scaffold.reading.roles import Leaf, Module, Roles
+from kinfold.scaffold.reading.roles import Module, Roles
+from kinfold.scaffold.reading.tensors import Leaf
 from kinfold.scaffold.spec.schema import Spec
 
 QKV_LAYOUTS = ("q, k, v", "q, k, v by key-value heads", "q, v, k in 4 parts")

@@ -5,44 +5,14 @@ The words are those of `keymap/inference/vocabulary.yaml`; no name of a family i
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from kinfold.checkpoint import Checkpoint, TensorInfo
+from kinfold.checkpoint import Checkpoint
 from kinfold.scaffold.keymap.inference.words import Meaning, Vocabulary, standard_vocabulary
 from kinfold.scaffold.keymap.layouts import RECOMPUTED
-
-_NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """The tensors of one parameter, over the layers.
-
-    Attributes:
-        pattern: Their name, with the hole `{layer}` in layers, and `{head}` where each head has its own.
-        shapes: Their shapes, by layer; -1 outside the layers.
-        heads: How many tensors there are over `{head}`.
-    """
-
-    pattern: str
-    shapes: Mapping[int, Shape]
-    heads: int = 0
-
-    @property
-    def shape(self) -> Shape:
-        """The shape of the first."""
-        return self.shapes[min(self.shapes)]
-
-    @property
-    def evidence(self) -> str:
-        """The first tensor, by its name and shape."""
-        first = min(self.shapes)
-        return f"{self.pattern.replace('{layer}', str(first)).replace('{head}', '0')} {self.shape}"
+from kinfold.scaffold.reading.tensors import Leaf, leaves_of
 
 
 @dataclass
@@ -106,7 +76,7 @@ def find_roles(checkpoint: Checkpoint, vocabulary: Vocabulary | None = None) -> 
     """The roles of all tensors of a checkpoint."""
     vocabulary = vocabulary or standard_vocabulary()
     roles = Roles()
-    leaves = _leaves(checkpoint.manifest)
+    leaves = leaves_of(checkpoint.manifest)
     roles.layers = {layer for leaf in leaves for layer in leaf.shapes if layer >= 0}
     for leaf in leaves:
         reason = _RECOMPUTED.get(leaf.pattern) or vocabulary.why_recomputed(leaf.pattern) or _constant(leaf)
@@ -191,42 +161,6 @@ _OF_TOP: tuple[tuple[str, frozenset[str]], ...] = tuple(
 """The roles of modules outside the layers."""
 
 
-def _leaves(manifest: Mapping[str, TensorInfo]) -> list[Leaf]:
-    """The tensors, with the numbers of layers and heads taken out of their names."""
-    lists = _layer_lists(manifest)
-    found: dict[str, dict[int, Shape]] = defaultdict(dict)
-    heads: dict[str, set[int]] = defaultdict(set)
-    for name, info in manifest.items():
-        match = _NUMBER.search(name)
-        if match is None or name[: match.start()] not in lists:
-            found[name][-1] = info.shape
-            continue
-        rest = name[match.end() :]
-        inner = _NUMBER.search(rest)
-        if inner is not None and "norm" in rest[: inner.start()].lower():  # a norm for each head
-            rest = f"{rest[: inner.start()]}{{head}}{rest[inner.end() :]}"
-        pattern = f"{name[: match.start()]}{{layer}}{rest}"
-        found[pattern][int(match[0])] = info.shape
-        if inner is not None and "{head}" in rest:
-            heads[pattern].add(int(inner[0]))
-    return [Leaf(pattern, shapes, len(heads[pattern])) for pattern, shapes in found.items()]
-
-
-def _layer_lists(names: Iterable[str]) -> set[str]:
-    """What stands before the numbers of layers: of lists of modules, those with the most parameters of a number."""
-    numbers: dict[str, set[int]] = defaultdict(set)
-    sizes: Counter[str] = Counter()
-    for name in names:
-        match = _NUMBER.search(name)
-        if match is not None:
-            numbers[name[: match.start()]].add(int(match[0]))
-            sizes[name[: match.start()]] += 1
-    if not sizes:
-        return set()
-    largest = sizes.most_common(1)[0][0]
-    return {prefix for prefix, found in numbers.items() if found == numbers[largest]}
-
-
 def _file(roles: Roles, leaf: Leaf, meaning: Meaning) -> None:
     """Put a parameter where its name says that it belongs."""
     in_layer = "{layer}" in leaf.pattern
@@ -237,13 +171,11 @@ def _file(roles: Roles, leaf: Leaf, meaning: Meaning) -> None:
     elif not meaning.leaf:
         pattern = leaf.pattern
     role = next((role for role, needed in (_OF_LAYER if in_layer else _OF_TOP) if needed <= meaning.features), "")
-    if in_layer and role in ("lambda", "activation"):
+    if role in ("lambda", "activation"):  # of which there are several, each with a name of its own
         roles.take(f"layer.{last}", Module(pattern, leaves={"weight": leaf}))
         return
-    if in_layer and role == "residual":
-        roles.take("layer.attn_residual" if "'input'" in meaning.features else "layer.ffn_residual",
-                   Module(pattern, leaves={"weight": leaf}))  # fmt: skip
-        return
+    if role == "residual":
+        role = "attn_residual" if "'input'" in meaning.features else "ffn_residual"
     _module(roles, pattern, role, meaning, in_layer=in_layer).leaves[kind] = leaf
 
 
