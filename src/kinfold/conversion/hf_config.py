@@ -157,6 +157,7 @@ def make_hf_config(
     refuse(faults)
     model_type, prefix, switches = _TYPES[frozenset(parts)]
     values = {key: getattr(config, field) for field, key in _KEYS.items() if getattr(config, field, None) is not None}
+    values.setdefault(_KEYS["num_kv_heads"], config.num_heads)
     return {
         "architectures": [f"{prefix}ForCausalLM"],
         "model_type": model_type,
@@ -220,7 +221,7 @@ def _faults(config: Any, model: nn.Module) -> Iterator[str]:
     for field in fields(config):
         if field.name not in _KEYS and field.name not in _OTHERWISE:
             yield f"the field {field.name} = {getattr(config, field.name)!r}"
-    for field in _KEYS.keys() - {"init_std", "sliding_window"}:
+    for field in _KEYS.keys() - {"init_std", "num_kv_heads", "sliding_window"}:
         if getattr(config, field, None) is None:
             yield f"no field {field}"
     scaling = getattr(config, "rope_scaling", None)

@@ -30,7 +30,7 @@ def computes_as_llama(create: Callable[..., nn.Module], config: Any) -> bool:
         create: Makes a model of the family.
         config: Its config, of which what is no size is kept.
     """
-    heads = {"num_heads": 4, "num_kv_heads": 4 if config.num_heads == config.num_kv_heads else 2}
+    heads = {"num_heads": 4, **({"num_kv_heads": 2} if hasattr(config, "num_kv_heads") else {})}
     absent = {name: None for name in _TOKENS if hasattr(config, name)}
     window = {"sliding_window": _WINDOW} if getattr(config, "sliding_window", None) else {}
     small = replace(config, **_SMALL, **heads, **absent, **window)

@@ -16,7 +16,7 @@ from zoo.make import build
 from zoo.quick import try_quickly
 
 from kinfold.checkpoint import open_checkpoint
-from kinfold.errors import ProofError, UnsupportedError
+from kinfold.errors import ProjectError, ProofError, UnsupportedError
 from kinfold.scaffold.cli.main import scaffold
 from kinfold.scaffold.project import Project
 from kinfold.scaffold.prove.reference import Reference, read_reference, run_transformers
@@ -137,6 +137,34 @@ def test_what_is_not_understood_may_be_left_open(project: Project, zoo: Callable
         CliRunner().invoke(scaffold, command, catch_exceptions=False)
     written = CliRunner().invoke(scaffold, [*command, "--allow-open", "--json"], catch_exceptions=False)
     assert json.loads(written.output)["open"] == ["config key warp_factor = 9: not understood"]
+
+
+def test_a_project_teaches_words_and_keys(project: Project, zoo: Callable[[str], Path], tmp_path: Path) -> None:
+    """A checkpoint of one's own: its names and keys are nobody else's."""
+    tensors: dict[str, Tensor] = {}
+    for path in sorted(zoo("qwen3").glob("model*.safetensors")):
+        tensors |= load_file(path)
+    own = {
+        name.replace("self_attn.q_proj", "self_attn.seek").replace(".self_attn.", ".beholder."): tensor
+        for name, tensor in tensors.items()
+    }
+    folder = tmp_path / "own"
+    folder.mkdir()
+    save_file(own, folder / "model.safetensors")
+    config = json.loads((zoo("qwen3") / "config.json").read_text())
+    config = {**config, "stream_width": config.pop("hidden_size"), "experiment": 7}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "reference.safetensors").symlink_to(zoo("qwen3") / "reference.safetensors")
+    command = ["new-family", "x", "--from", str(folder)]
+    with pytest.raises(UnsupportedError):
+        CliRunner().invoke(scaffold, command, catch_exceptions=False)
+    (project.root / ".kinfold" / "vocabulary.yaml").write_text("where: {attn: [beholder]}\nwhat: {q: [seek]}\n")
+    keys = project.root / ".kinfold" / "config_keys.yaml"
+    keys.write_text("same_as: {stream_width: hiden_size}\n")
+    with pytest.raises(ProjectError, match="hiden_size: there is no such key"):
+        CliRunner().invoke(scaffold, command, catch_exceptions=False)
+    keys.write_text("same_as: {stream_width: hidden_size}\nwithout_effect: [experiment]\n")
+    assert "Parity with reference" in CliRunner().invoke(scaffold, command, catch_exceptions=False).output
 
 
 def test_contradictions_are_not_left_open(zoo: Callable[[str], Path], tmp_path: Path) -> None:

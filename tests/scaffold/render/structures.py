@@ -34,6 +34,11 @@ def spec_of(said: dict[str, Any]) -> Spec:
 
 STRUCTURES: dict[str, dict[str, Any]] = {
     "plain": {},
+    "multi_head": {"num_kv_heads": None},
+    "multi_head_norms": {
+        "num_kv_heads": None, "attention": {"qk_norm": {"kind": "layer", "over": "each_head"}, "dynamic_mask": True},
+    },
+    "multi_head_differential": {"num_kv_heads": None, "attention": {"kind": "differential"}},
     "qkv_bias": {"attention": {"qkv_bias": True, "output_bias": True}},
     "some_biases": {"attention": {"qkv_bias": ["q", "v"]}},
     "last_bias": {"attention": {"output_bias": "last"}},

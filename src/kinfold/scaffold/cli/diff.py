@@ -56,16 +56,19 @@ def _side(name: str, project: Project | None) -> Side:
     if is_card_path(path) and path.is_file() and not _is_card(path):
         return _arch_of(name, read_spec(path), None)
     if path.exists() and not is_card_path(path):
-        return _arch_of(name, _spec_of_checkpoint(path), None)
+        return _arch_of(name, _spec_of_checkpoint(path, project), None)
     return _with_values(find_card(name), project)
 
 
-def _spec_of_checkpoint(path: Path) -> Spec:
+def _spec_of_checkpoint(path: Path, project: Project | None) -> Spec:
     from kinfold.checkpoint import open_checkpoint
+    from kinfold.scaffold.project import STATE_FOLDER
+    from kinfold.scaffold.reading.additions import read_additions
     from kinfold.scaffold.reading.read import read_checkpoint
 
+    additions = read_additions(project.root / STATE_FOLDER if project else None)
     with open_checkpoint(path) as checkpoint:
-        return read_checkpoint(checkpoint).spec
+        return read_checkpoint(checkpoint, additions=additions).spec
 
 
 def _arch_of(name: str, spec: Spec, arch: str | None) -> Side:

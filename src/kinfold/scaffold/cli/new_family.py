@@ -92,12 +92,15 @@ def _from_checkpoint(
     from kinfold.checkpoint import open_checkpoint
     from kinfold.scaffold.naming import check_name
     from kinfold.scaffold.new_family import new_family
+    from kinfold.scaffold.project import STATE_FOLDER
+    from kinfold.scaffold.reading.additions import read_additions
     from kinfold.scaffold.reading.read import read_checkpoint
     from kinfold.scaffold.reading.settle import settled
 
     check_name(name, what="family", taken=project.families())  # before anything takes its time
     with open_checkpoint(path) as checkpoint:
-        reading = read_checkpoint(checkpoint, allow_open=allow_open)
+        additions = read_additions(project.root / STATE_FOLDER)
+        reading = read_checkpoint(checkpoint, additions=additions, allow_open=allow_open)
         reading = settled(reading, checkpoint, reference=reference, against=against, allow_open=allow_open)
         return new_family(name, project, reading.spec, checkpoint=checkpoint, reading=reading)
 

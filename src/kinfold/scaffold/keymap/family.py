@@ -13,14 +13,13 @@ from kinfold.errors import ProjectError, RegistryError, nearest
 from kinfold.keymap import KeyMap
 from kinfold.loader import StandardModelLoader, load_model
 from kinfold.registry import families
-from kinfold.scaffold.keymap.inference.words import Vocabulary, extended_vocabulary, standard_vocabulary
+from kinfold.scaffold.keymap.inference.words import Vocabulary
 from kinfold.scaffold.keymap.native import FamilySide
 from kinfold.scaffold.project import STATE_FOLDER, Project, find_project
+from kinfold.scaffold.reading.additions import project_vocabulary
 
 MUCH = 0.02
 """By how much of its size a checkpoint may differ from its arch: by copies, and by what is recomputed."""
-
-VOCABULARY = Path(STATE_FOLDER, "vocabulary.yaml")
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,7 @@ class Family:
 
     def vocabulary(self) -> Vocabulary:
         """The standard vocabulary, with what the project adds to it in `.kinfold/vocabulary.yaml`."""
-        path = self.project.root / VOCABULARY if self.project else None
-        return extended_vocabulary(path) if path and path.is_file() else standard_vocabulary()
+        return project_vocabulary(self.project.root / STATE_FOLDER if self.project else None)
 
     def require_project(self) -> Project:
         """The project whose `loader.py` may be edited.

@@ -9,7 +9,6 @@ from kinfold.keymap.rules import Rule, Size
 from kinfold.scaffold.spec.schema import Spec
 from kinfold.scaffold.spec.structure import QkNorm
 
-_HEADS = {"q": "num_heads", "k": "num_kv_heads"}
 _LATENT: Mapping[str, Mapping[str, Size]] = {
     "q_proj": {"heads": "num_heads", "start": "head_dim - rotary_dim"},
     "q_up_proj": {"heads": "num_heads", "start": "head_dim - rotary_dim"},
@@ -27,13 +26,14 @@ def turned(spec: Spec, foreign: str, native: str) -> Rule | None:
         options = _LATENT.get(module)
         return permute_rotary(foreign, native, rotary_dim="rotary_dim", **options) if options else None
     name, _, part = module.partition("_")
-    if name not in _HEADS or part not in ("proj", "norm"):
+    all_heads = {"q": "num_heads", "k": spec.kv_heads}
+    if name not in all_heads or part not in ("proj", "norm"):
         return None
     rotary_dim = "rotary_dim" if "rotary_dim" in spec.field_names() else None
-    heads: Size = _HEADS[name]
+    heads: Size = all_heads[name]
     norms = spec.attention.norms or QkNorm()
     if part == "norm" and norms.over == "each_head":
-        return _turned_by_heads(foreign, native, _HEADS[name], rotary_dim)
+        return _turned_by_heads(foreign, native, all_heads[name], rotary_dim)
     if part == "norm" and norms.over == "head":
         heads = 1
     return permute_rotary(foreign, native, heads=heads, rotary_dim=rotary_dim)

@@ -46,6 +46,9 @@ def build_spec(reading: Reading) -> Spec:
             _drop_scaling_of_no_layer(tree, sizes, value)
     if value("embedding_dim") == value("model_dim"):
         sizes.pop("embedding_dim", None)
+    heads = reading.facts.get("num_kv_heads")
+    if heads is not None and heads.value == value("num_heads") and not heads.confirmed:  # no config key says it
+        sizes.pop("num_kv_heads")
     if value("sliding_window") is None:
         sizes.pop("window_pattern", None)
     spec = msgspec.convert({"description": reading.description, **tree}, Spec)

@@ -103,24 +103,7 @@ def left_over(config: Config, read: frozenset[str]) -> list[str]:
         config: The config.
         read: The keys that are read elsewhere.
     """
-    spelled = {
-        key
-        for table in (keys.SPELLINGS, keys.EITHER_WAY, keys.INVERSE_ROOT)
-        for names in table.values()
-        for key in names
-    }
-    scaled = {key for key, _, _ in keys.SCALED.values()}
-    known = {
-        *spelled,
-        *scaled,
-        *read,
-        *keys.OF_TRAINING,
-        *keys.SAID_BY_SHAPES,
-        *keys.OF_LAYERS,
-        *keys.ALIBI,
-        *keys.PRE_NORM,
-        *keys.UNSCALED,
-    }
+    known = {*keys.known_keys(), *read, *keys.OF_TRAINING, *keys.SAID_BY_SHAPES}
     return [
         f"config key {key} = {value!r}: not understood"
         for key, value in config.items()

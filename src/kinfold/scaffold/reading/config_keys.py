@@ -211,3 +211,10 @@ GGUF_ROTARY_PAIRS: Mapping[str, Literal["halves", "interleaved"]] = {
 A property of the file format: llama.cpp's converter permutes the rows of q and k for the architectures that
 its runtime rotates in adjacent pairs, and leaves them as they are for the others (`llama_model_rope_type`).
 """
+
+
+def known_keys() -> frozenset[str]:
+    """All keys that say something, by these tables."""
+    spelled = (key for table in (SPELLINGS, EITHER_WAY, INVERSE_ROOT) for keys in table.values() for key in keys)
+    scaled = (key for key, _, _ in SCALED.values())
+    return frozenset({*spelled, *scaled, *OF_LAYERS, *ALIBI, *PRE_NORM, *UNSCALED})

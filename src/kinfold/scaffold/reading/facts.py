@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 ASSUMED = "assumed"
@@ -14,11 +14,19 @@ Answer = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One fact: a field of the spec or what the key map has to know, its value, and what says so."""
+    """One fact.
+
+    Attributes:
+        name: A field of the spec, dotted, or what the key map has to know.
+        value: Its value.
+        evidence: What says so.
+        confirmed: Whether something else says so, too.
+    """
 
     name: str
     value: Any
     evidence: str
+    confirmed: bool = False
 
     @property
     def assumed(self) -> bool:
@@ -65,7 +73,9 @@ class Findings:
         known = self.facts.get(name)
         if known is None or known.assumed:
             self.facts[name] = Fact(name, value, evidence)
-        elif known.value != value:
+        elif known.value == value:
+            self.facts[name] = replace(known, confirmed=True)
+        else:
             self.faults.append(
                 f"{name}: {known.value} according to {known.evidence}, but {value} according to {evidence}"
             )

@@ -149,7 +149,8 @@ def _leaf_rule(leaf: Leaf, native: str, spec: Spec, storage: Storage) -> Rule:
     """The rule of a tensor that is one of ours: stacked, transposed, turned, as it has to be."""
     steps: list[Callable[[str, str], Rule]] = []
     if leaf.heads:
-        steps.append(lambda a, b: stack(a, b, over="head", count="num_heads" if ".q_" in native else "num_kv_heads"))
+        count = "num_heads" if ".q_" in native else spec.kv_heads
+        steps.append(lambda a, b: stack(a, b, over="head", count=count))
     if storage.transposed and len(leaf.shape) == 2 and "{layer}" in leaf.pattern:
         steps.append(transpose)
     turns = storage.interleaved and turned(spec, leaf.pattern, native) is not None
@@ -165,9 +166,9 @@ def _fused_rules(roles: Roles, spec: Spec, storage: Storage) -> Iterator[Rule]:
     qkv = roles.modules.get("layer.qkv")
     if qkv is not None:
         sizes: dict[str, Size] = {"q": "num_heads * head_dim"}
-        sizes |= dict.fromkeys("kv", "num_kv_heads * head_dim")
+        sizes |= dict.fromkeys("kv", f"{spec.kv_heads} * head_dim")
         order = "qvk" if storage.qkv_layout == QKV_LAYOUTS[2] else "qkv"
-        groups: Size = {QKV_LAYOUTS[1]: "num_kv_heads", QKV_LAYOUTS[2]: 4}.get(storage.qkv_layout, 1)
+        groups: Size = {QKV_LAYOUTS[1]: spec.kv_heads, QKV_LAYOUTS[2]: 4}.get(storage.qkv_layout, 1)
         for kind, leaf in qkv.leaves.items():
             natives = [f"{_LAYER}self_attn.{part}_proj.{kind}" for part in order]
             yield _split_rule(leaf, natives, [sizes[part] for part in order], groups, spec, storage)

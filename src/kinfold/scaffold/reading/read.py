@@ -12,6 +12,7 @@ from typing import Any
 
 from kinfold.checkpoint import Checkpoint
 from kinfold.errors import UnsupportedError
+from kinfold.scaffold.reading.additions import Additions
 from kinfold.scaffold.reading.arrangement import note_arrangement
 from kinfold.scaffold.reading.assumptions import note_assumptions
 from kinfold.scaffold.reading.build import build_spec
@@ -67,19 +68,21 @@ class Reading:
         return replace(self, facts=answered(self.facts, answer, evidence))
 
 
-def read_checkpoint(checkpoint: Checkpoint, *, allow_open: bool = False) -> Reading:
+def read_checkpoint(checkpoint: Checkpoint, *, additions: Additions | None = None, allow_open: bool = False) -> Reading:
     """What a checkpoint says of the family that it is of.
 
     Args:
         checkpoint: The checkpoint.
+        additions: What a project teaches besides the standard tables.
         allow_open: Go on where config keys or tensors are not understood; they are in `leftovers` then.
 
     Raises:
         UnsupportedError: Lists everything in the checkpoint that is not understood or contradicts itself.
     """
-    config = plain_config(checkpoint)
+    additions = additions or Additions()
+    config = additions.applied(plain_config(checkpoint))
     findings = Findings()
-    roles = find_roles(checkpoint)
+    roles = find_roles(checkpoint, additions.vocabulary)
     settle_ends(roles)
     settle_layers(roles)
     note_ends(roles, checkpoint, findings)

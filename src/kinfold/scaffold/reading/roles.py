@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from kinfold.checkpoint import Checkpoint
-from kinfold.scaffold.keymap.inference.words import Meaning, Vocabulary, standard_vocabulary
+from kinfold.scaffold.keymap.inference.words import Meaning, Vocabulary
 from kinfold.scaffold.keymap.layouts import RECOMPUTED
 from kinfold.scaffold.reading.tensors import Leaf, leaves_of
 
@@ -72,9 +72,8 @@ class Roles:
         self.modules[role] = module
 
 
-def find_roles(checkpoint: Checkpoint, vocabulary: Vocabulary | None = None) -> Roles:
-    """The roles of all tensors of a checkpoint."""
-    vocabulary = vocabulary or standard_vocabulary()
+def find_roles(checkpoint: Checkpoint, vocabulary: Vocabulary) -> Roles:
+    """The roles of all tensors of a checkpoint, by what words mean."""
     roles = Roles()
     leaves = leaves_of(checkpoint.manifest)
     roles.layers = {layer for leaf in leaves for layer in leaf.shapes if layer >= 0}

@@ -18,8 +18,13 @@ def dims(spec: Spec) -> dict[str, str]:
     """The widths that attention of a decoder is worked out from."""
     found = {"q_dim": "config.num_heads * config.head_dim"}
     if spec.attention.kind != "latent":
-        found["kv_dim"] = "config.num_kv_heads * config.head_dim"
+        found[kv_dim(spec)] = f"config.{spec.kv_heads} * config.head_dim"
     return found
+
+
+def kv_dim(spec: Spec) -> str:
+    """What the width of all keys is called; that of the queries, where no head shares its keys."""
+    return "kv_dim" if spec.kv_heads == "num_kv_heads" else "q_dim"
 
 
 def plain_attention(spec: Spec, kind: str, *, q_dim: str, kv_dim: str, head_dim: str) -> str:
@@ -36,12 +41,12 @@ def plain_attention(spec: Spec, kind: str, *, q_dim: str, kv_dim: str, head_dim:
 
 
 def _dot_product(spec: Spec) -> str:
-    lines = [*_projections(spec, "q_dim", "kv_dim"), "head_dim=config.head_dim", *_position(spec), *_qk_norms(spec)]
+    lines = [*_projections(spec, "q_dim", kv_dim(spec)), "head_dim=config.head_dim", *_position(spec), *_qk_norms(spec)]
     lines += [*_scores(spec), *_query_scaling(spec)]
     if "attention_cap" in spec.field_names():
         lines.append("cap=config.attention_cap")
     if spec.attention.dynamic_mask:
-        proj = linear("kv_dim", "config.num_kv_heads", bias="v" in spec.attention.biased)
+        proj = linear(kv_dim(spec), f"config.{spec.kv_heads}", bias="v" in spec.attention.biased)
         lines.append(f"dynamic_mask=DynamicMask({proj}, keep=config.dynamic_mask_keep)")
     if spec.attention.sinks:
         lines.append("sinks=Sinks(config.num_heads)")
@@ -88,7 +93,7 @@ def _to_latent(spec: Spec, dim: str) -> str:
 
 def _differential(spec: Spec) -> str:
     lines = [
-        *_projections(spec, "q_dim", "kv_dim"),
+        *_projections(spec, "q_dim", kv_dim(spec)),
         "head_dim=config.head_dim",
         "lambda_init=lambda_init(layer)",
         "norm=RMSNorm(2 * config.head_dim, eps=config.norm_eps, weight=False)",
@@ -120,7 +125,7 @@ def _qk_norms(spec: Spec) -> Iterator[str]:
     norms = spec.attention.norms
     if norms is None:
         return
-    for name, width, heads in (("q", "q_dim", "config.num_heads"), ("k", "kv_dim", "config.num_kv_heads")):
+    for name, width, heads in (("q", "q_dim", "config.num_heads"), ("k", kv_dim(spec), f"config.{spec.kv_heads}")):
         dim = width if norms.over == "width" else "config.head_dim"
         yield f"{name}_norm={qk_norm(norms, dim, heads if norms.over == 'each_head' else None)}"
     if norms.over == "width":

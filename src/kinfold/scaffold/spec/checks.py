@@ -53,7 +53,7 @@ def _relations(spec: Spec, sizes: Collection[str]) -> Iterator[Check]:
     elif "num_kv_heads" in sizes:
         yield "divides", ("num_kv_heads", "num_heads")
     if spec.attention.kind == "differential":
-        yield "even", ("num_heads", "num_kv_heads")
+        yield "even", tuple(name for name in ("num_heads", "num_kv_heads") if name in sizes)
     if "rotary_dim" in spec.field_names():
         yield "even", ("rotary_dim",)
         yield "at_most", ("rotary_dim", "head_dim")

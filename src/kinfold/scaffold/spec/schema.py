@@ -96,9 +96,16 @@ class Spec(Section, frozen=True, kw_only=True):
         absent = {name for name, off in OPTIONAL.items() if all(getattr(sizes, name) == off for sizes in archs)}
         if len({sizes.tied_embeddings for sizes in archs}) == 1:
             absent.add("tied_embeddings")
+        if not any("num_kv_heads" in stated(arch) for arch in self.archs.values()):
+            absent.add("num_kv_heads")
         if self.attention.kind != "latent" and all(sizes.rotary_dim == sizes.head_dim for sizes in archs):
             absent.add("rotary_dim")
         return [name for name in self.known_sizes() if name not in absent]
+
+    @property
+    def kv_heads(self) -> str:
+        """The size that says how many key and value heads there are."""
+        return "num_kv_heads" if "num_kv_heads" in self.field_names() else "num_heads"
 
     def known_sizes(self) -> list[str]:
         """The names of the sizes that a family of this structure can have, in their order."""
