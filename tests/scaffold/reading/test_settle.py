@@ -20,6 +20,7 @@ from kinfold.errors import ProjectError, ProofError, UnsupportedError
 from kinfold.scaffold.cli.main import scaffold
 from kinfold.scaffold.project import Project
 from kinfold.scaffold.prove.reference import Reference, read_reference, run_transformers
+from kinfold.scaffold.reading import settle as settling
 from kinfold.scaffold.reading.read import Reading, read_checkpoint
 from kinfold.scaffold.reading.settle import Settled, settle
 
@@ -177,6 +178,18 @@ def test_contradictions_are_not_left_open(zoo: Callable[[str], Path], tmp_path: 
         pytest.raises(UnsupportedError, match=r"model_dim: 64 according to .*but 65 according to hidden_size = 65"),
     ):
         read_checkpoint(checkpoint, allow_open=True)
+
+
+def test_what_does_not_fit_into_memory_is_compared_only_if_asked_for(
+    project: Project, zoo: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "free_memory", lambda: 1000)
+    command = ["new-family", "x", "--dry-run", "--json", "--from", str(zoo("qwen3"))]
+    outcome = json.loads(CliRunner().invoke(scaffold, command, catch_exceptions=False).output)
+    assert outcome["search"][0].startswith("Not compared with a reference: that would take 0 GiB of memory")
+    recorded = str(zoo("qwen3") / "reference.safetensors")
+    asked = CliRunner().invoke(scaffold, [*command, "--reference", recorded], catch_exceptions=False)
+    assert json.loads(asked.output)["search"][0].startswith("Parity with reference.safetensors")
 
 
 def test_without_a_reference_what_is_open_is_reported(project: Project, zoo: Callable[[str], Path]) -> None:

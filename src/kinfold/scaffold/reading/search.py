@@ -55,6 +55,11 @@ class Trial:
     differs: str = ""
 
 
+def precise_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """What to compute in: float64, or float32 with many weights."""
+    return torch.float32 if sum(info.numel for info in checkpoint.manifest.values()) > LARGE else torch.float64
+
+
 class Search:
     """Candidates, tried one by one against a reference."""
 
@@ -66,8 +71,7 @@ class Search:
         self._tolerance = tolerance
         self._until = until
         self._tensors = {name: checkpoint.tensor(name) for name in checkpoint.manifest}
-        large = sum(info.numel for info in checkpoint.manifest.values()) > LARGE
-        self._dtype = torch.float32 if large else torch.float64
+        self._dtype = precise_dtype(checkpoint)
         self._loaded: tuple[list[str], dict[str, Tensor]] = [], {}
         self._known: dict[frozenset[tuple[int, int]], Trial] = {}
         self._specs: dict[Any, Trial] = {}

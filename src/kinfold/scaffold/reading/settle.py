@@ -18,7 +18,7 @@ from kinfold.errors import ProofError
 from kinfold.scaffold.prove.reference import Reference, read_reference, run_transformers
 from kinfold.scaffold.reading.facts import ASSUMED, Answer
 from kinfold.scaffold.reading.read import Reading
-from kinfold.scaffold.reading.search import MOST_SECONDS, Search, Trial
+from kinfold.scaffold.reading.search import MOST_SECONDS, Search, Trial, precise_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,10 @@ def settled(
     Raises:
         ProofError: No candidate computes the logits, or the reference that was asked for cannot be had.
     """
+    if reference is None and against is None and (needed := bytes_needed(checkpoint)) > free_memory():
+        size = f"that would take {needed / 2**30:.0f} GiB of memory"
+        line = f"Not compared with a reference: {size}; `--reference FILE` or `--against transformers` insists"
+        return replace(reading, search=(line,))
     outcomes: list[Settled] = []
     for known in _references(checkpoint, reference, against):
         outcomes.append(settle(reading, checkpoint, known))
@@ -71,17 +75,32 @@ def settled(
     return replace(reading, search=lines)
 
 
+def bytes_needed(checkpoint: Checkpoint) -> int:
+    """How much memory it takes to compare with a reference: the weights as they are computed with, and half again."""
+    return sum(info.numel for info in checkpoint.manifest.values()) * precise_dtype(checkpoint).itemsize * 3 // 2
+
+
+def free_memory() -> float:
+    """How much memory there is to be had, in bytes; no limit where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return float("inf")
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), float("inf"))
+
+
 def _references(checkpoint: Checkpoint, path: Path | None, against: str | None) -> Iterator[Reference]:
     """The references there are, the quickest first."""
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     recorded = path or folder / "reference.safetensors"
     if against is None and (path is not None or recorded.is_file()):
         yield read_reference(recorded)
+    dtype = str(precise_dtype(checkpoint)).removeprefix("torch.")
     if against == "transformers":
-        yield run_transformers(checkpoint.path, dtype="float64")
+        yield run_transformers(checkpoint.path, dtype=dtype)
     elif against is None and path is None and find_spec("transformers") is not None:
         try:
-            yield run_transformers(checkpoint.path, dtype="float64")
+            yield run_transformers(checkpoint.path, dtype=dtype)
         except ProofError:  # which nobody has asked for
             return
 
