@@ -57,7 +57,7 @@ class Reading:
     @property
     def spec(self) -> Spec:
         """The spec of the family."""
-        return build_spec(self)
+        return build_spec(self.facts, self.roles, layout=self.layout, arch=self.arch, description=self.description)
 
     def value(self, name: str, default: Any = None) -> Any:
         """The value of a fact, or `default` where it is not known."""
