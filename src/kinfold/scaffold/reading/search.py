@@ -16,7 +16,7 @@ from kinfold.errors import KinfoldError
 from kinfold.scaffold.keymap.render import key_map_rules
 from kinfold.scaffold.prove.parity import relative_gap
 from kinfold.scaffold.prove.reference import Reference
-from kinfold.scaffold.reading.facts import Question
+from kinfold.scaffold.reading.facts import Answer, Question
 from kinfold.scaffold.reading.mapping import module_names
 from kinfold.scaffold.reading.read import Reading
 from kinfold.scaffold.render.memory import load_family
@@ -105,6 +105,14 @@ class Search:
                     found.append(number)
                     break
         return found
+
+    def other_answers(self, choice: Choice, number: int) -> Iterator[tuple[Answer, str]]:
+        """The other answers to a question, and how far apart logits are with each; where they were tried."""
+        answers = self._reading.questions[number].answers
+        for other in range(len(answers)):
+            tried = self._known.get(frozenset({**choice, number: other}.items()))
+            if other != choice.get(number, 0) and tried is not None:
+                yield answers[other], f"{tried.gap:.0e}"
 
     def _nearest(self, choice: Choice, best: Trial) -> tuple[Choice, Trial]:
         """A candidate that agrees, with what brings it much nearer to the reference still: one change at a time."""

@@ -145,7 +145,8 @@ def settle(
     lines = [f"Parity with {reference.origin}: logits {gap} ({search.tried} candidates tried)"]
     for number, answer in sorted(choice.items()):
         question = reading.questions[number]
-        lines.append(f"  {question.about}: {_words(question.answers[answer])}, not {_words(question.answers[0])}")
+        others = ", ".join(f"{_words(other)} ({gap})" for other, gap in search.other_answers(choice, number))
+        lines.append(f"  {question.about}: {_words(question.answers[answer])}; not {others}")
     left = tuple(reading.questions[number] for number in untold)
     lines += [f"  {question.about}: not told apart by this reference" for question in left]
     return Settled(replace(found, questions=left), best, tuple(lines))
