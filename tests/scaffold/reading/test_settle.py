@@ -201,3 +201,11 @@ def test_without_a_reference_what_is_open_is_reported(project: Project, zoo: Cal
 
 def tried(outcome: Settled) -> int:
     return int(outcome.lines[0].rpartition("(")[2].split()[0])
+
+
+def test_of_several_dropouts_the_first_counts(zoo: Callable[[str], Path], tmp_path: Path) -> None:
+    config = json.loads((zoo("gpt2") / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_dropout": 0.3}))
+    for path in zoo("gpt2").glob("*.safetensors*"):
+        (tmp_path / path.name).symlink_to(path)
+    assert read(tmp_path).facts["dropout_p"].value == config["resid_pdrop"]

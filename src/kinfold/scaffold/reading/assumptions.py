@@ -15,6 +15,7 @@ from kinfold.scaffold.spec.sizes import Sizes
 
 def note_assumptions(roles: Roles, checkpoint: Checkpoint, config: Config, findings: Findings) -> None:
     """Assume what is left, and ask about it."""
+    findings.ask("who sees whom", {"causal": True}, why="a token sees those before it, as in every decoder")
     _note_rotary_pairs(checkpoint, config, findings)
     _note_fused(roles, findings)
     _note_norms(roles, checkpoint, findings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kinfold.checkpoint import Checkpoint
@@ -33,7 +33,7 @@ def note_config(config: Config, findings: Findings) -> None:
     for spellings, read in ((keys.SPELLINGS, _value), (keys.INVERSE_ROOT, _inverse_root)):
         for name, spelled in spellings.items():
             name = _OF_LATENT.get(name, name) if latent else name
-            for key in spelled if name else ():
+            for key in _first(spelled, config) if name == "dropout_p" else spelled if name else ():
                 note_key(name, key, config, findings, read=read)
     for name, (key, fact, power) in keys.SCALED.items():
         if (factor := findings.value(fact)) is not None:
@@ -51,6 +51,11 @@ def note_config(config: Config, findings: Findings) -> None:
     for kind, names in (("rms", keys.RMS_NORM), ("layer", keys.LAYER_NORM)):
         if "norm.kind" not in findings.facts and (said := [key for key in names if config.get(key) is not None]):
             findings.note("norm.kind", kind, f"{said[0]} = {config[said[0]]}")
+
+
+def _first(spelled: Sequence[str], config: Config) -> Sequence[str]:
+    """The first of some keys that is there: there may be several dropouts, of which ours is the first."""
+    return next(([key] for key in spelled if config.get(key) is not None), [])
 
 
 _OF_LATENT = {"head_dim": "", "num_kv_heads": "", "attention.qkv_bias": "attention.latent_bias"}

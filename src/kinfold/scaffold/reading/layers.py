@@ -7,7 +7,7 @@ from kinfold.scaffold.reading.facts import Findings
 from kinfold.scaffold.reading.roles import Roles
 from kinfold.scaffold.reading.tensors import Leaf
 
-MATRICES = {"q": 1, "k": 1, "v": 1, "qkv": 1, "up": 1, "ffn_gate": 1, "gate_up": 1, "up_gate": 1, "o": 0, "down": 0}
+_MATRICES = {"q": 1, "k": 1, "v": 1, "qkv": 1, "up": 1, "ffn_gate": 1, "gate_up": 1, "up_gate": 1, "o": 0, "down": 0}
 """Matrices of a layer, and the dimension in which they have the width of the model if they are not transposed."""
 
 
@@ -84,7 +84,7 @@ def _transposed(roles: Roles, findings: Findings) -> bool:
     """Whether matrices are (in, out), as in GPT-2's Conv1D, by those that are not square."""
     width = findings.value("model_dim")
     said: dict[bool, Leaf] = {}
-    for name, dim in MATRICES.items():
+    for name, dim in _MATRICES.items():
         leaf = roles.leaf(f"layer.{name}")
         if leaf is not None and len(leaf.shape) == 2 and leaf.shape[0] != leaf.shape[1] and width in leaf.shape:
             said.setdefault(leaf.shape[dim] != width, leaf)
