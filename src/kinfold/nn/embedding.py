@@ -19,6 +19,7 @@ class EmbeddingFrontend(nn.Module):
         project: From their width to the model's, where the two differ (OPT-350m).
         position: The vectors of the positions, which are added.
         norm: What the sum passes (Bloom).
+        norm_first: The vectors of the vocabulary pass it, before positions are added (Blenderbot).
         dropout: What comes last.
     """
 
@@ -30,6 +31,7 @@ class EmbeddingFrontend(nn.Module):
         project: nn.Linear | None = None,
         position: SinusoidalPositions | LearnedPositions | None = None,
         norm: nn.Module | None = None,
+        norm_first: bool = False,
         dropout: nn.Dropout | None = None,
     ) -> None:
         super().__init__()
@@ -38,6 +40,7 @@ class EmbeddingFrontend(nn.Module):
         self.project = project
         self.position = position
         self.norm = norm
+        self.norm_first = norm_first
         self.dropout = dropout
 
     def forward(self, token_ids: Tensor, state: PassState) -> Tensor:
@@ -47,9 +50,11 @@ class EmbeddingFrontend(nn.Module):
             x = x * self.scale
         if self.project is not None:
             x = self.project(x)
+        if self.norm is not None and self.norm_first:
+            x = self.norm(x)
         if self.position is not None:
             x = x + self.position(state).to(x.dtype)
-        if self.norm is not None:
+        if self.norm is not None and not self.norm_first:
             x = self.norm(x)
         return x if self.dropout is None else self.dropout(x)
 

@@ -39,6 +39,11 @@ STRUCTURES: dict[str, dict[str, Any]] = {
         "num_kv_heads": None, "attention": {"qk_norm": {"kind": "layer", "over": "each_head"}, "dynamic_mask": True},
     },
     "multi_head_differential": {"num_kv_heads": None, "attention": {"kind": "differential"}},
+    "to_encoder": {"attention": {"to_encoder": True, "qkv_bias": ["q", "v"]}},
+    "to_encoder_in_post_norm": {
+        "attention": {"to_encoder": True}, "norm": {"order": "post", "kind": "layer"}, "dropout_p": 0.1,
+        "position": {"kind": "learned"}, "embedding": {"norm": True, "norm_first": True},
+    },
     "qkv_bias": {"attention": {"qkv_bias": True, "output_bias": True}},
     "some_biases": {"attention": {"qkv_bias": ["q", "v"]}},
     "last_bias": {"attention": {"output_bias": "last"}},

@@ -23,7 +23,8 @@ def native_parameters(spec: Spec) -> Iterator[str]:
         yield from _position(spec, "encoder_frontend")
         yield from _stack(spec, "encoder", ("self_attn",))
     yield from _frontend(spec)
-    yield from _stack(spec, "decoder", ("self_attn", *(["encoder_decoder_attn"] if spec.model != "decoder" else [])))
+    looks = spec.model == "encoder_decoder" or spec.attention.to_encoder
+    yield from _stack(spec, "decoder", ("self_attn", *(["encoder_decoder_attn"] if looks else [])))
     if spec.output.transform:
         yield from _leaves("transform.proj", _leaf_names(spec.output.transform_bias))
         yield from _leaves("transform.norm", spec.norm.leaves)

@@ -20,6 +20,7 @@ def note_assumptions(roles: Roles, checkpoint: Checkpoint, config: Config, findi
     _note_fused(roles, findings)
     _note_norms(roles, checkpoint, findings)
     _note_scales(roles, findings)
+    _note_norm_of_embeddings(findings)
     _note_growing_queries(findings)
     _note_activation(findings)
     _note_numbers(findings)
@@ -153,6 +154,13 @@ def _note_numbers(findings: Findings) -> None:
         findings.ask("what norms of latent vectors add", *eps, why="as in DeepSeek-V2's code")
     if "max_seq_len" not in findings.facts:
         findings.ask("the longest sequence", {"max_seq_len": Sizes().max_seq_len}, why="the config does not say")
+
+
+def _note_norm_of_embeddings(findings: Findings) -> None:
+    """Whether embeddings pass their norm before the vectors of positions are added, as in Blenderbot's small form."""
+    if findings.value("embedding.norm") and findings.value("position.kind") in ("learned", "sinusoidal"):
+        answers = ({"embedding.norm_first": False}, {"embedding.norm_first": True})
+        findings.ask("whether the norm on embeddings comes before positions", *answers, why="as in most")
 
 
 def _note_growing_queries(findings: Findings) -> None:

@@ -36,9 +36,10 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
         "intermediate_size", "ffn_dim", "n_inner", "hidden_dim", "ffn_hidden_size", "dff", "dim_ff",
         "decoder_ffn_dim", "feed_forward_length",
     ),
-    "vocab_size": ("vocab_size",),
+    "vocab_size": ("vocab_size", "decoder_vocab_size"),
     "max_seq_len": (
         "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length",
+        "max_target_positions",
         "context_length",
     ),
     "norm_eps": (
@@ -152,6 +153,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "use_scaled_rope": (False,),
     "num_ln_in_parallel_attn": (None, 2, 1),
     "asm": (False,),
+    "use_prompt": (False,),
     "use_cache": (True, False),
 }
 """Keys that change the computation unless they have one of these values, or none."""
@@ -168,7 +170,10 @@ NOT_ARCHITECTURE: frozenset[str] = frozenset({
     "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32", "use_mrope", "rope_theta_is_scaled",
     "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
     "classifier_dropout", "classifier_bias", "problem_types", "norm_type",
-    "learned_pos_emb",
+    "learned_pos_emb", "share_encoder_decoder_embeddings", "max_source_positions", "num_mel_bins",
+    "median_filter_width", "use_weighted_layer_sum", "classifier_proj_size", "apply_spec_augment",
+    "begin_suppress_tokens", "suppress_tokens", "mask_time_prob", "mask_time_length", "mask_time_min_masks",
+    "mask_feature_prob", "mask_feature_length", "mask_feature_min_masks",
 })  # fmt: skip
 """Keys that say nothing about the computation of the logits; of keys with a dot the last part counts."""
 
@@ -182,6 +187,7 @@ SAID_BY_SHAPES: frozenset[str] = frozenset({
     "multiple_of", "ffn_dim_multiplier", "use_bias", "bias", "no_bias", "enable_bias", "norm_bias",
     "decoder_bias", "qk_layernorm", "use_qk_norm", "qk_ln", "multi_query", "new_decoder_architecture",
     "expansion_ratio", "intermediate_multiple_size", "qk_nope_head_dim", "qk_rope_head_dim", "qk_head_dim",
+    "layernorm_embedding", "use_learned_position_embeddings", "prompt_length", "prompt_mid_dim",
     "use_post_norm", "_remove_final_layer_norm",
     "layer_norm_elementwise_affine", "num_experts", "num_experts_per_tok", "norm_topk_prob",
     "moe_intermediate_size", "moe_layers", "mlp_layer_types", "gating", "n_group", "topk_group",
@@ -198,8 +204,8 @@ OF_LAYERS: frozenset[str] = frozenset({
 NOT_ARCHITECTURE_SUFFIXES: tuple[str, ...] = ("_token_id", "_token_ids")
 """Endings of keys that name tokens."""
 
-NOT_ARCHITECTURE_PREFIXES: tuple[str, ...] = ("general.", "GGUF.", "split.", "quantize.", "tokenizer.")
-"""Prefixes of such keys in GGUF metadata."""
+NOT_ARCHITECTURE_PREFIXES: tuple[str, ...] = ("general.", "GGUF.", "split.", "quantize.", "tokenizer.", "encoder_")
+"""Prefixes of such keys: in GGUF metadata, and in the configs of decoders that come of an encoder and decoder."""
 
 GGUF_ROTARY_PAIRS: Mapping[str, Literal["halves", "interleaved"]] = {
     "llama": "interleaved",

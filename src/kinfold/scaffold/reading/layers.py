@@ -192,6 +192,8 @@ def _note_attention_parts(roles: Roles, findings: Findings) -> None:
     if gate is not None:
         per_head = gate.shape[0] == findings.value("num_heads")
         findings.note("attention.gate", "headwise" if per_head else "elementwise", gate.evidence)
+    if "layer.cross_q" in roles.modules:
+        findings.note("attention.to_encoder", True, roles.modules["layer.cross_q"].weight.evidence)
     if "layer.mask_proj" in roles.modules and "layer.mask_rate" in roles.modules:
         findings.note("attention.dynamic_mask", True, roles.modules["layer.mask_proj"].weight.evidence)
     latent = roles.leaf("layer.kv_down", "bias") or roles.leaf("layer.q_down", "bias")

@@ -40,6 +40,11 @@ _ATTENTION = {
     "q_up": "q_up_proj", "kv_down": "kv_down_proj", "kv_latent_norm": "kv_latent_norm", "kv_up": "kv_up_proj",
     "o": "output_proj",
 }  # fmt: skip
+_CROSS = {
+    **{f"cross_{name}": f"encoder_decoder_attn.{name}_proj" for name in ("q", "k", "v")},
+    "cross_o": "encoder_decoder_attn.output_proj",
+    "cross_norm": "encoder_decoder_attn_layer_norm",
+}
 _FEED_FORWARD = {"ffn_gate": "gate_proj", "up": "inner_proj", "down": "output_proj"}
 _INNER_NORMS = {"attn": "self_attn.output_norm", "ffn": "ffn.inner_norm"}
 _PARTS = frozenset({f"{_LAYER}self_attn.gate_bias"})
@@ -131,6 +136,9 @@ def _plain_modules(roles: Roles, spec: Spec) -> Iterator[tuple[Module, str]]:
     for role, native in _ATTENTION.items():
         if f"layer.{role}" in roles.modules:
             yield roles.modules[f"layer.{role}"], f"{_LAYER}self_attn.{native}"
+    for role, native in _CROSS.items():
+        if f"layer.{role}" in roles.modules:
+            yield roles.modules[f"layer.{role}"], _LAYER + native
     for role, native in _FEED_FORWARD.items():
         if f"layer.{role}" in roles.modules:
             yield roles.modules[f"layer.{role}"], f"{_LAYER}ffn.{native}"

@@ -102,7 +102,6 @@ UNSUPPORTED: Mapping[str, str] = {
     "lerp": "a recurrent mixer",
     "vision": "a vision tower",
     "audio": "an audio tower",
-    "cross": "attention to an encoder",
     "segment": "segments of a sequence, as encoders have them",
     "'decay'": "a recurrent mixer",
 }
@@ -113,6 +112,11 @@ _RECOMPUTED = {pattern: reason for patterns in RECOMPUTED.values() for pattern, 
 _OF_LAYER: tuple[tuple[str, frozenset[str]], ...] = tuple(
     (role, frozenset(features.split()))
     for role, features in (
+        ("cross_norm", "cross norm"),
+        ("cross_q", "cross q"),
+        ("cross_k", "cross k"),
+        ("cross_v", "cross v"),
+        ("cross_o", "cross o"),
         ("sinks", "sink"),
         ("lambda", "'lambda'"),
         ("q_latent_norm", "norm q 'a'"),

@@ -11,7 +11,7 @@ from kinfold.scaffold.keymap.layouts import DOCS
 from kinfold.scaffold.keymap.render import called_functions, key_map_rules
 from kinfold.scaffold.naming import arch_function, class_prefix
 from kinfold.scaffold.render import parts
-from kinfold.scaffold.render.attention import dims, plain_attention, self_attention
+from kinfold.scaffold.render.attention import dims, kv_dim, plain_attention, self_attention
 from kinfold.scaffold.render.ends import model_ends
 from kinfold.scaffold.render.fields import Field, arch_changes, config_fields, scaling_classes
 from kinfold.scaffold.render.layers import layer, stack
@@ -61,7 +61,13 @@ def _decoder(spec: Spec) -> dict[str, Any]:
     """A decoder alone."""
     position = positions(spec)
     doc = "Attention and feed-forward side by side" if spec.residual.parallel else "Attention, then feed-forward"
-    decoder_layer = layer(spec, ("self_attn", "ffn"), doc, {"self_attn": self_attention(spec)})
+    sublayers, attentions = ("self_attn", "ffn"), {"self_attn": self_attention(spec)}
+    if spec.attention.to_encoder:
+        sublayers = ("self_attn", "encoder_decoder_attn", "ffn")
+        doc = "Attention, also to an encoder if there is one, then feed-forward"
+        widths = {"q_dim": "q_dim", "kv_dim": kv_dim(spec), "head_dim": "config.head_dim"}
+        attentions["encoder_decoder_attn"] = plain_attention(spec, "CrossAttention", **widths)
+    decoder_layer = layer(spec, sublayers, doc, attentions)
     number = ["layer"] if _is_numbered(decoder_layer["modules"], decoder_layer["numbers"]) else []
     arguments = ["config", *number, *([position.argument] if position.name else [])]
     parameters = [
@@ -80,6 +86,7 @@ def _decoder(spec: Spec) -> dict[str, Any]:
         "decoder_layer": decoder_layer,
         "stack": stack(spec),
         "ends": model_ends(spec),
+        "to_encoder": spec.attention.to_encoder,
     }
 
 
@@ -167,6 +174,8 @@ def _arch(name: str, changes: list[tuple[str, str]], *, spec: Spec, title: str) 
 
 def _trained(spec: Spec) -> str:
     """The parameters that get a gradient."""
+    if spec.attention.to_encoder:  # of which there is none
+        return 'name, parameter in model.named_parameters() if "encoder_decoder_attn" not in name'
     every = "parameter in model.parameters()"
     return f"{every} if parameter.requires_grad" if spec.ffn.activation == "xielu" else every
 

@@ -16,7 +16,11 @@ def model_ends(spec: Spec) -> dict[str, Any]:
         "parts": parts,
         "parameters": "".join(f", {name}: {type_}" for name, (type_, _) in parts.items()),
         "lines": list(_lines(spec, parts)),
-        "imports": ["DecodeState", *(["soft_cap"] if "logit_cap" in parts else [])],
+        "imports": [
+            "DecodeState",
+            *(["EncoderOutput"] if spec.attention.to_encoder else []),
+            *(["soft_cap"] if "logit_cap" in parts else []),
+        ],
     }
 
 

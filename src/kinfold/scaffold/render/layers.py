@@ -89,7 +89,10 @@ def _one_after_the_other(spec: Spec, sublayers: tuple[str, ...]) -> Iterator[str
         total = _sum(spec, name, residual, _change(spec, name, read), number)
         if spec.norm.order == "post":
             total = f"self.{name}_layer_norm({total})"
-        yield f"return {total}" if name == sublayers[-1] else f"x = {total}"
+        if name == "encoder_decoder_attn" and spec.model == "decoder":
+            yield "if encoder_output is not None:"
+            total = f"    x = {total}"
+        yield f"return {total}" if name == sublayers[-1] else total if total.startswith(" ") else f"x = {total}"
 
 
 def _parallel(spec: Spec) -> Iterator[str]:

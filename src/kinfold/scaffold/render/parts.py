@@ -41,6 +41,8 @@ def frontend(spec: Spec, embed: str) -> str:
         lines.append(f"position={positions[spec.position.kind]}")
     if spec.embedding.norm:
         lines.append(f"norm={norm(spec)}")
+    if spec.embedding.norm_first:
+        lines.append("norm_first=True")
     if has_dropout(spec):
         lines.append(f"dropout={dropout()}")
     return call("EmbeddingFrontend", lines) if len(lines) > 1 else f"EmbeddingFrontend({embed})"

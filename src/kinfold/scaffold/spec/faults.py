@@ -15,6 +15,7 @@ from kinfold.validation import ConfigChecks
 
 _OF_DOT_PRODUCTS = (
     "attention.output_norm", "attention.gate", "attention.gate_bias", "attention.sinks", "attention.dynamic_mask",
+    "attention.to_encoder",
     "attention.qk_norm",
 )  # fmt: skip
 """Switches that attention of another kind does not have."""
@@ -29,6 +30,7 @@ _OF_DECODERS = (
     "attention.kind", *_OF_DOT_PRODUCTS, "ffn.inner_norm", "norm.shared", "norm.first", "residual.parallel",
     "residual.of_norm", "residual.weights", "attention.latent_bias", "attention.scaled_by_layer", "position.scaled",
     "attention.scaled_queries", "position.reversed", "position.scaled_layers", "embedding.norm",
+    "embedding.norm_first",
     "output.bias", "output.transform", "output.transform_bias",
 )  # fmt: skip
 """What a family with an encoder has as it is by default."""
@@ -96,6 +98,8 @@ def _attention_faults(spec: Spec) -> Iterator[str]:
         yield "attention.qk_norm.bias = true: only a layer norm with weights has a bias"
     if norms is not None and norms.after_position and not spec.rotary:
         yield "attention.qk_norm.after_position = true: without rotary positions there is nothing to come after"
+    if attention.to_encoder and (spec.residual.parallel or spec.norm.order not in ("pre", "post")):
+        yield "attention.to_encoder = true: norms stand before the sublayers or after the sums, one after the other"
     if attention.scaled_queries == "unturned" and not any(name == "query_scaling" for name in spec.field_names()):
         yield "attention.scaled_queries = unturned: no arch has a query_scaling"
     if attention.kind != "latent" and attention.latent_bias:
@@ -139,6 +143,8 @@ def _residual_faults(spec: Spec) -> Iterator[str]:
 
 def _position_faults(spec: Spec) -> Iterator[str]:
     kind, position = spec.position.kind, spec.position
+    if spec.embedding.norm_first and (not spec.embedding.norm or kind not in ("sinusoidal", "learned")):
+        yield "embedding.norm_first = true: needs embedding.norm, and `sinusoidal` or `learned` positions"
     if position.start and kind not in ("sinusoidal", "learned"):
         yield f"position.start = {position.start}: {_WITHOUT_NUMBERS[kind]}"
     if position.frequencies != "tensor2tensor" and kind != "sinusoidal":

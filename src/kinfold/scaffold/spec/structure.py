@@ -65,6 +65,13 @@ class Attention(Section, frozen=True, kw_only=True):
     gate_bias: Annotated[
         bool, Meta(title="a bias of the gate for each head", description="The gate has a bias for each head.")
     ] = False
+    to_encoder: Annotated[
+        bool,
+        Meta(
+            title="attention to an encoder",
+            description="Layers attend to what an encoder gave, too, if there is one.",
+        ),
+    ] = False
     latent_bias: Annotated[
         bool,
         Meta(title="biases of the latent projections", description="The projections to latent vectors have a bias."),
@@ -234,6 +241,10 @@ class Embedding(Section, frozen=True, kw_only=True):
         ),
     ] = False
     norm: Annotated[bool, Meta(title="a norm on embeddings", description="Vectors pass a norm.")] = False
+    norm_first: Annotated[
+        bool,
+        Meta(title="a norm before positions are added", description="They do before those of positions are added."),
+    ] = False
 
 
 class Output(Section, frozen=True, kw_only=True):
