@@ -209,3 +209,62 @@ def test_of_several_dropouts_the_first_counts(zoo: Callable[[str], Path], tmp_pa
     for path in zoo("gpt2").glob("*.safetensors*"):
         (tmp_path / path.name).symlink_to(path)
     assert read(tmp_path).facts["dropout_p"].value == config["resid_pdrop"]
+
+
+PUBLISHED = {
+    "bloom": {
+        "bias_dropout_fusion": True, "masked_softmax_fusion": True, "offset_alibi": 100, "skip_bias_add": True,
+        "skip_bias_add_qkv": False, "seq_length": 2048, "unk_token_id": 0, "attention_softmax_in_fp32": True,
+    },
+    "gpt2": {"n_ctx": 128, "task_specific_params": {"text-generation": {"do_sample": True}}, "prefix": "x"},
+    "gptj": {"rotary": True, "gradient_checkpointing": False, "tokenizer_class": "GPT2Tokenizer"},
+    "gpt_bigcode": {"inference_runner": 0, "max_batch_size": None, "pad_key_length": True, "max_sequence_length": None},
+    "gpt_neox": {"rotary_pct": 0.25, "rotary_emb_base": 10000},
+    "mpt": {"init_config": {"name": "kaiming_normal_", "verbose": 0}, "verbose": 0, "tokenizer_name": "x"},
+    "starcoder2": {"mlp_type": "default", "norm_type": "layer_norm"},
+}  # fmt: skip
+"""Keys that configs of published checkpoints have besides those that transformers writes today."""
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_keys_of_published_configs_are_known(zoo: Callable[[str], Path], tmp_path: Path, kind: str) -> None:
+    config = json.loads((zoo(kind) / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **PUBLISHED[kind]}))
+    for path in zoo(kind).glob("*.safetensors*"):
+        (tmp_path / path.name).symlink_to(path)
+    assert settled(tmp_path).agrees
+
+
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        ("self_attn.q_proj.weight", "no tensor in the layers is a projection to queries, keys and values"),
+        ("mlp.down_proj.weight", "no tensor in the layers is a feed-forward network"),
+        ("embed_tokens", "embedding of tokens"),
+        ("layers.1.", "layers [1] are missing between 0 and 2"),
+    ],
+)
+def test_what_is_missing_is_said(zoo: Callable[[str], Path], tmp_path: Path, left_out: str, said: str) -> None:
+    tensors: dict[str, Tensor] = {}
+    for path in sorted(zoo("qwen3").glob("model*.safetensors")):
+        tensors |= {name: tensor for name, tensor in load_file(path).items() if left_out not in name}
+    if left_out == "embed_tokens":
+        tensors = {name: tensor for name, tensor in tensors.items() if "lm_head" not in name}
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((zoo("qwen3") / "config.json").read_text())
+    with pytest.raises(UnsupportedError) as error:
+        read(tmp_path)
+    assert said in str(error.value)
+
+
+def test_tensors_with_a_dimension_too_many_are_said(zoo: Callable[[str], Path], tmp_path: Path) -> None:
+    tensors: dict[str, Tensor] = {}
+    for path in sorted(zoo("qwen3").glob("model*.safetensors")):
+        tensors |= load_file(path)
+    odd = {"model.norm.weight": torch.ones(8, 8), "model.layers.0.self_attn.o_proj.weight": torch.ones(64)}
+    save_file({**tensors, **odd}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((zoo("qwen3") / "config.json").read_text())
+    with pytest.raises(UnsupportedError) as error:
+        read(tmp_path)
+    assert "tensor model.norm.weight (8, 8): 1 dimension was expected" in error.value.faults
+    assert "tensor model.layers.0.self_attn.o_proj.weight (64,): 2 dimensions were expected" in error.value.faults

@@ -114,7 +114,8 @@ def left_over(config: Config, read: frozenset[str]) -> list[str]:
         for key, value in config.items()
         if value is not None
         and key not in known
-        and not {key, key.rpartition(".")[2]} & (keys.NOT_ARCHITECTURE | keys.OF_TRAINING | keys.SAID_BY_SHAPES)
+        and not {key, key.partition(".")[0], key.rpartition(".")[2]}
+        & (keys.NOT_ARCHITECTURE | keys.OF_TRAINING | keys.SAID_BY_SHAPES)
         and not key.startswith(keys.NOT_ARCHITECTURE_PREFIXES)
         and not key.endswith(keys.NOT_ARCHITECTURE_SUFFIXES)
         and value not in keys.NEUTRAL.get(key, keys.NEUTRAL.get(key.rpartition(".")[2], ()))

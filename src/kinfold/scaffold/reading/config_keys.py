@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
-    "model_dim": ("hidden_size", "n_embd", "d_model", "dim", "emb_dim", "embedding_length"),
+    "model_dim": ("hidden_size", "n_embd", "n_embed", "d_model", "dim", "emb_dim", "embedding_length"),
     "embedding_dim": ("word_embed_proj_dim", "embedding_size"),
     "num_layers": (
         "num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers",
@@ -22,8 +22,8 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
         "attention.head_count",
     ),
     "num_kv_heads": (
-        "num_key_value_heads", "n_kv_heads", "num_kv_heads", "multi_query_group_num", "attn_config.kv_n_heads",
-        "attention.head_count_kv",
+        "num_key_value_heads", "n_kv_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num",
+        "attn_config.kv_n_heads", "attention.head_count_kv",
     ),
     "head_dim": (
         "head_dim", "dim_head", "kv_channels", "d_head", "attention.key_length", "attention.value_length",
@@ -154,6 +154,8 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "num_ln_in_parallel_attn": (None, 2, 1),
     "asm": (False,),
     "use_prompt": (False,),
+    "rotary": (True,),
+    "mlp_type": ("default",),
     "use_cache": (True, False),
 }
 """Keys that change the computation unless they have one of these values, or none."""
@@ -170,7 +172,10 @@ NOT_ARCHITECTURE: frozenset[str] = frozenset({
     "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32", "use_mrope", "rope_theta_is_scaled",
     "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
     "classifier_dropout", "classifier_bias", "problem_types", "norm_type",
-    "learned_pos_emb", "share_encoder_decoder_embeddings", "max_source_positions", "num_mel_bins",
+    "learned_pos_emb", "prefix", "verbose", "tokenizer_name", "use_flash_attn", "flash_attn", "fused_dense",
+    "bias_dropout_fusion", "masked_softmax_fusion", "offset_alibi", "skip_bias_add", "skip_bias_add_qkv",
+    "inference_runner", "max_batch_size", "pad_key_length", "pre_allocate_kv_cache", "validate_runner_input",
+    "share_encoder_decoder_embeddings", "max_source_positions", "num_mel_bins",
     "median_filter_width", "use_weighted_layer_sum", "classifier_proj_size", "apply_spec_augment",
     "begin_suppress_tokens", "suppress_tokens", "mask_time_prob", "mask_time_length", "mask_time_min_masks",
     "mask_feature_prob", "mask_feature_length", "mask_feature_min_masks",
@@ -204,8 +209,10 @@ OF_LAYERS: frozenset[str] = frozenset({
 NOT_ARCHITECTURE_SUFFIXES: tuple[str, ...] = ("_token_id", "_token_ids")
 """Endings of keys that name tokens."""
 
-NOT_ARCHITECTURE_PREFIXES: tuple[str, ...] = ("general.", "GGUF.", "split.", "quantize.", "tokenizer.", "encoder_")
-"""Prefixes of such keys: in GGUF metadata, and in the configs of decoders that come of an encoder and decoder."""
+NOT_ARCHITECTURE_PREFIXES: tuple[str, ...] = (
+    "general.", "GGUF.", "split.", "quantize.", "tokenizer.", "encoder_", "init_config.",
+)  # fmt: skip
+"""Prefixes of such keys: in GGUF metadata, in the configs of decoders that come of an encoder and decoder, in MPT's."""
 
 GGUF_ROTARY_PAIRS: Mapping[str, Literal["halves", "interleaved"]] = {
     "llama": "interleaved",

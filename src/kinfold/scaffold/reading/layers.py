@@ -69,7 +69,7 @@ def _settle_norms(roles: Roles) -> None:
 
 
 def _missing(roles: Roles) -> list[str]:
-    has = {role.removeprefix("layer.") for role in roles.modules}
+    has = {role.removeprefix("layer.") for role, module in roles.modules.items() if "weight" in module.leaves}
     missing = []
     if not ("qkv" in has or {"q", "k", "v"} <= has or {"kv_down", "kv_up"} <= has):
         missing.append("a projection to queries, keys and values")

@@ -22,7 +22,7 @@ from kinfold.scaffold.reading.facts import Answer, Fact, Findings, Question, ans
 from kinfold.scaffold.reading.kinds import note_windows
 from kinfold.scaffold.reading.layers import note_layers, settle_layers
 from kinfold.scaffold.reading.positions import note_positions
-from kinfold.scaffold.reading.roles import Roles, find_roles
+from kinfold.scaffold.reading.roles import Roles, find_roles, misshapen
 from kinfold.scaffold.reading.rope import CONFIG_KEYS as ROPE_KEYS
 from kinfold.scaffold.reading.rope import SCALING_PREFIX
 from kinfold.scaffold.spec.schema import Layout, Spec, check_spec
@@ -83,9 +83,11 @@ def read_checkpoint(checkpoint: Checkpoint, *, additions: Additions | None = Non
     config = additions.applied(plain_config(checkpoint))
     findings = Findings()
     roles = find_roles(checkpoint, additions.vocabulary)
-    settle_ends(roles)
-    settle_layers(roles)
-    note_ends(roles, checkpoint, findings)
+    findings.faults += misshapen(roles)
+    if not findings.faults:
+        settle_ends(roles)
+        settle_layers(roles)
+        note_ends(roles, checkpoint, findings)
     if not findings.faults:
         note_layers(roles, config, findings)
     note_config(config, findings)

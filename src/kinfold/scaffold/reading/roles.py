@@ -94,6 +94,31 @@ def find_roles(checkpoint: Checkpoint, vocabulary: Vocabulary) -> Roles:
     return roles
 
 
+def misshapen(roles: Roles) -> list[str]:
+    """A fault for every parameter with another number of dimensions than it has in any decoder."""
+    faults = []
+    for role, module in roles.modules.items():
+        name = role.removeprefix("layer.")
+        for kind, leaf in module.leaves.items():
+            dims = 1 if kind == "bias" else _DIMS.get(name, len(leaf.shape))
+            if len(leaf.shape) != dims and not (kind == "weight" and name in _OF_EACH_HEAD and len(leaf.shape) == 2):
+                expected = "2 dimensions were" if dims == 2 else "1 dimension was"
+                faults.append(f"tensor {leaf.evidence}: {expected} expected")
+    for norm in roles.norms:
+        faults += [f"tensor {x.evidence}: 1 dimension was expected" for x in norm.leaves.values() if len(x.shape) != 1]
+    return faults
+
+
+_DIMS = {
+    **dict.fromkeys(("embed", "position", "output", "q", "k", "v", "qkv", "o", "ffn_gate", "up", "down"), 2),
+    **dict.fromkeys(("gate_up", "up_gate", "q_down", "q_up", "kv_down", "kv_up", "mask_proj"), 2),
+    **dict.fromkeys(("cross_q", "cross_k", "cross_v", "cross_o"), 2),
+    **dict.fromkeys(("final_norm", "embed_norm", "output_norm", "q_norm", "k_norm", "sinks", "cross_norm"), 1),
+    **dict.fromkeys(("q_latent_norm", "kv_latent_norm", "mask_rate", "attn_residual", "ffn_residual"), 1),
+    **dict.fromkeys(("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"), 1),
+}
+_OF_EACH_HEAD = frozenset({"q_norm", "k_norm"})
+
 UNSUPPORTED: Mapping[str, str] = {
     "expert": "a mixture of experts",
     "router": "a mixture of experts",

@@ -86,6 +86,9 @@ def _note_kinds(key: str, kinds: Mapping[str, Any], config: Mapping[str, Any], f
         if values is None:
             findings.note(name, 0.0, f"{key}.{kind} = None")
             continue
+        if not isinstance(values, Mapping):
+            findings.faults.append(f"{key}.{kind} = {values!r}: a mapping was expected")
+            continue
         before = findings.facts.get("rope_scaling")
         _note_scaling(f"{key}.{kind}", dict(values), config, findings, theta=name)
         if findings.facts.get("rope_scaling") is not before or str(values.get("rope_type", "default")) != "default":
