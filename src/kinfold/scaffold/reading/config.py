@@ -108,19 +108,24 @@ def left_over(config: Config, read: frozenset[str]) -> list[str]:
         config: The config.
         read: The keys that are read elsewhere.
     """
-    known = {*keys.known_keys(), *read, *keys.OF_TRAINING, *keys.SAID_BY_SHAPES}
+    known = {*keys.known_keys(), *read}
     return [
         f"config key {key} = {value!r}: not understood"
         for key, value in config.items()
-        if value is not None
-        and key not in known
-        and not {key, key.partition(".")[0], key.rpartition(".")[2]}
-        & (keys.NOT_ARCHITECTURE | keys.OF_TRAINING | keys.SAID_BY_SHAPES)
-        and not key.startswith(keys.NOT_ARCHITECTURE_PREFIXES)
-        and not key.endswith(keys.NOT_ARCHITECTURE_SUFFIXES)
-        and value not in keys.NEUTRAL.get(key, keys.NEUTRAL.get(key.rpartition(".")[2], ()))
-        and not _is_about_experts(key)
+        if value is not None and key not in known and not _is_harmless(key, value)
     ]
+
+
+def _is_harmless(key: str, value: Any) -> bool:
+    """Whether a key asks, with this value, for nothing that a dense decoder does not do anyway."""
+    parts = {key, key.partition(".")[0], key.rpartition(".")[2]}
+    return (
+        bool(parts & (keys.NOT_ARCHITECTURE | keys.OF_TRAINING | keys.SAID_BY_SHAPES))
+        or key.startswith(keys.NOT_ARCHITECTURE_PREFIXES)
+        or key.endswith(keys.NOT_ARCHITECTURE_SUFFIXES)
+        or value in keys.NEUTRAL.get(key, keys.NEUTRAL.get(key.rpartition(".")[2], ()))
+        or _is_about_experts(key)
+    )
 
 
 def _is_about_experts(key: str) -> bool:
