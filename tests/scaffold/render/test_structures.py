@@ -17,6 +17,7 @@ from kinfold.loader import load_model, model_manifest
 from kinfold.nn import PassState, Rotary
 from kinfold.registry import model_factories
 from kinfold.scaffold.keymap.parameters import native_parameters
+from kinfold.scaffold.render.fields import config_fields
 from kinfold.scaffold.render.memory import FamilyInMemory, load_family
 from kinfold.scaffold.spec.schema import parse_spec
 from kinfold.scaffold.spec.structure import Activation
@@ -194,3 +195,10 @@ def test_a_family_in_memory_is_registered_nowhere() -> None:
     family = load_family("llama", spec_of({}))
     assert family.config_class.__name__ == "LlamaConfig"
     assert (model_factories.get("llama"), load_model.get("llama")) == known
+
+
+def test_what_null_means_is_said_where_an_arch_says_null() -> None:
+    for other, doc in ((0.25, "."), (None, "; None: one over the square root of `head_dim`.")):
+        fields = config_fields(spec_of({"attention_scale": 0.5, "b": {"attention_scale": other}}))
+        docs = {field.name: field.doc for field in fields}
+        assert docs["attention_scale"] == f"What scores are multiplied by{doc}"

@@ -191,11 +191,12 @@ def _fused_rules(roles: Roles, spec: Spec, storage: Storage) -> Iterator[Rule]:
 def _split_rule(leaf: Leaf, natives: list[str], sizes: list[Size], groups: Size, spec: Spec, storage: Storage) -> Rule:
     """The rule of a tensor that is several of ours."""
     turn = [storage.interleaved and turned(spec, leaf.pattern, native) is not None for native in natives]
-    parts = [f"{'bcd'[number]}.{{layer}}" if turn[number] else native for number, native in enumerate(natives)]
+    fresh = (f"{letter}.{{layer}}" for letter in "abcd")
     source, rules = leaf.pattern, []
     if storage.transposed and len(leaf.shape) == 2:
-        source = "a.{layer}"
+        source = next(fresh)
         rules.append(transpose(leaf.pattern, source))
+    parts = [next(fresh) if turns else native for native, turns in zip(natives, turn, strict=True)]
     rules.append(split(source, into=parts, sizes=sizes, groups=groups))
     for part, native, turns in zip(parts, natives, turn, strict=True):
         rules += _turned(spec, part, native, turns=turns)

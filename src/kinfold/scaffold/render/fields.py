@@ -31,7 +31,9 @@ def config_fields(spec: Spec) -> list[Field]:
         values = [getattr(sizes, name) for sizes in archs]
         types = sorted({_type_name(value) for value in values}, key=lambda type_: (type_ == "None", type_))
         doc = docs[name] if isinstance(values[0], tuple) else _OF_ALL_LAYERS.get(name, docs[name])
-        doc = doc.replace("null:", "None:")  # as YAML has it
+        doc, _, if_null = doc.partition("; null: ")  # as YAML has it
+        if if_null:
+            doc += f"; None: {if_null}" if "None" in types else "."
         fields.append(Field(name, " | ".join(types), source(values[0]), doc))
     return fields
 
