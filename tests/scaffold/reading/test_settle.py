@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -228,11 +229,37 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("kind", PUBLISHED)
 def test_keys_of_published_configs_are_known(zoo: Callable[[str], Path], tmp_path: Path, kind: str) -> None:
-    config = json.loads((zoo(kind) / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, **PUBLISHED[kind]}))
-    for path in zoo(kind).glob("*.safetensors*"):
-        (tmp_path / path.name).symlink_to(path)
-    assert settled(tmp_path).agrees
+    assert settled(with_keys(zoo(kind), tmp_path, PUBLISHED[kind])).agrees
+
+
+def with_keys(checkpoint: Path, folder: Path, values: dict[str, Any], *, without: str = "") -> Path:
+    """A folder with the same tensors, and a config that says other things."""
+    config = json.loads((checkpoint / "config.json").read_text()) | values
+    config.pop(without, None)
+    (folder / "config.json").write_text(json.dumps(config))
+    for path in checkpoint.glob("*.safetensors*"):
+        (folder / path.name).symlink_to(path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "without", "said"),
+    [
+        ("llama", {"rope_ratio": 50}, "", "config key rope_ratio = 50"),
+        ("gpt_neo", {}, "attention_layers", "config key attention_types"),
+        ("llama", {"local_attention": 7}, "", "config key local_attention = 7"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_not_passed_over(
+    zoo: Callable[[str], Path], tmp_path: Path, kind: str, values: dict[str, Any], without: str, said: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=said):
+        read(with_keys(zoo(kind), tmp_path, values, without=without))
+
+
+@pytest.mark.parametrize("key", ["rope_interleave", "rope_interleaved"])
+def test_a_config_may_say_which_dimensions_turn_together(zoo: Callable[[str], Path], tmp_path: Path, key: str) -> None:
+    assert read(with_keys(zoo("llama"), tmp_path, {key: True})).value("rotary_pairs") == "interleaved"
 
 
 @pytest.mark.parametrize(

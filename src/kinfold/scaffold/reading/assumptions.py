@@ -5,7 +5,7 @@ from __future__ import annotations
 from kinfold.checkpoint import Checkpoint
 from kinfold.scaffold.keymap.settling.conventions import fused_convention, rotary_convention
 from kinfold.scaffold.reading.config import Config
-from kinfold.scaffold.reading.config_keys import GGUF_ROTARY_PAIRS
+from kinfold.scaffold.reading.config_keys import GGUF_ROTARY_PAIRS, INTERLEAVED
 from kinfold.scaffold.reading.facts import Findings
 from kinfold.scaffold.reading.mapping import GATE_LAYOUTS, QKV_LAYOUTS
 from kinfold.scaffold.reading.roles import Roles
@@ -42,7 +42,7 @@ def _note_rotary_pairs(checkpoint: Checkpoint, config: Config, findings: Finding
             findings.ask(about, halves, pairs, why=why)
         return
     said = rotary_convention(checkpoint.manifest)
-    interleave = next((key for key in ("rope_interleave", "rope_interleaved") if config.get(key) is True), None)
+    interleave = next((key for key in INTERLEAVED if config.get(key) is True), None)
     if interleave:
         findings.note("rotary_pairs", "interleaved", f"{interleave} = True")
     elif said is not None and said[0] == "interleaved":

@@ -112,11 +112,11 @@ def left_over(config: Config, read: frozenset[str]) -> list[str]:
     return [
         f"config key {key} = {value!r}: not understood"
         for key, value in config.items()
-        if value is not None and key not in known and not _is_harmless(key, value)
+        if value is not None and key not in known and not _is_harmless(key, value, config)
     ]
 
 
-def _is_harmless(key: str, value: Any) -> bool:
+def _is_harmless(key: str, value: Any, config: Config) -> bool:
     """Whether a key asks, with this value, for nothing that a dense decoder does not do anyway."""
     parts = {key, key.partition(".")[0], key.rpartition(".")[2]}
     return (
@@ -125,6 +125,7 @@ def _is_harmless(key: str, value: Any) -> bool:
         or key.endswith(keys.NOT_ARCHITECTURE_SUFFIXES)
         or value in keys.NEUTRAL.get(key, keys.NEUTRAL.get(key.rpartition(".")[2], ()))
         or _is_about_experts(key)
+        or keys.RESTATED.get(key) in config
     )
 
 

@@ -103,6 +103,9 @@ WINDOWS: tuple[str, ...] = ("sliding_window", "window_size", "attention.sliding_
 ALIBI: tuple[str, ...] = ("alibi", "attn_config.alibi", "use_alibi")
 """Keys that switch scores on that fall with the distance."""
 
+INTERLEAVED: tuple[str, ...] = ("rope_interleave", "rope_interleaved")
+"""Keys that say whether neighbouring dimensions of a head turn together."""
+
 PRE_NORM: tuple[str, ...] = ("do_layer_norm_before", "normalize_before")
 """Keys that say whether norms stand before the sublayers."""
 
@@ -145,7 +148,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "logit_scale": (None,),
     "embedding_fraction": (1, 1.0),
     "quantization_config": (None,),
-    "rope_interleaved": (False,),
+    "rope_ratio": (1, 1.0),
     "is_encoder_decoder": (False,),
     "add_cross_attention": (False,),
     "use_bidirectional_attention": (False,),
@@ -201,10 +204,12 @@ SAID_BY_SHAPES: frozenset[str] = frozenset({
 
 OF_LAYERS: frozenset[str] = frozenset({
     *LAYER_KINDS, *WINDOWS, "use_sliding_window", "max_window_layers", "sliding_window_pattern",
-    "_sliding_window_pattern", "no_rope_layers", "no_rope_layer_interval", "local_attention", "attention_types",
-    "layer_rope_theta",
+    "_sliding_window_pattern", "no_rope_layers", "no_rope_layer_interval", "layer_rope_theta",
 })  # fmt: skip
 """Keys that say how layers differ; see `kinds.py`."""
+
+RESTATED: Mapping[str, str] = {"attention_types": "attention_layers", "local_attention": "sliding_window"}
+"""Keys that are not read, since another key says the same where a config has both."""
 
 NOT_ARCHITECTURE_SUFFIXES: tuple[str, ...] = ("_token_id", "_token_ids")
 """Endings of keys that name tokens."""
@@ -230,4 +235,4 @@ def known_keys() -> frozenset[str]:
     """All keys that say something, by these tables."""
     spelled = (key for table in (SPELLINGS, EITHER_WAY, INVERSE_ROOT) for keys in table.values() for key in keys)
     scaled = (key for key, _, _ in SCALED.values())
-    return frozenset({*spelled, *scaled, *OF_LAYERS, *ALIBI, *PRE_NORM, *UNSCALED})
+    return frozenset({*spelled, *scaled, *OF_LAYERS, *ALIBI, *INTERLEAVED, *PRE_NORM, *UNSCALED})

@@ -129,8 +129,7 @@ def _note_the_rest(roles: Roles, checkpoint: Checkpoint, config: Config, finding
 
 
 def _read_elsewhere(config: Config) -> frozenset[str]:
-    scaling = {key for key in config if key.startswith(SCALING_PREFIX)}
-    return frozenset({*ROPE_KEYS, *scaling, "rope_interleave"})
+    return ROPE_KEYS | {key for key in config if key.startswith(SCALING_PREFIX)}
 
 
 def _is_reference(roles: Roles) -> bool:

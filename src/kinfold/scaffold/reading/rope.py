@@ -39,7 +39,7 @@ _THETAS = {
 _SHARES = ("partial_rotary_factor", "rotary_pct", "rope_pct")
 _OF_KINDS = {"full_attention": "rope_theta", "sliding_attention": "windowed_rope_theta"}
 CONFIG_KEYS = frozenset(
-    {*_THETAS["rope_theta"], *_THETAS["windowed_rope_theta"], *_SHARES, "rope_scaling", "rope_parameters", "rope_ratio"}
+    {*_THETAS["rope_theta"], *_THETAS["windowed_rope_theta"], *_SHARES, "rope_scaling", "rope_parameters"}
     | {"original_max_position_embeddings"}
 )
 """The keys that are read here, besides those of GGUF that begin with `SCALING_PREFIX`."""
@@ -47,7 +47,7 @@ CONFIG_KEYS = frozenset(
 
 def says_rotary(config: Mapping[str, Any]) -> str | None:
     """A key that only a config of rotary positions has."""
-    said = (*CONFIG_KEYS - {"original_max_position_embeddings"}, "rotary_dim", "rope.dimension_count")
+    said = (*CONFIG_KEYS - {"original_max_position_embeddings"}, "rope_ratio", "rotary_dim", "rope.dimension_count")
     return next((key for key in sorted(said) if config.get(key) is not None), None)
 
 
