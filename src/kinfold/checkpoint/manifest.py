@@ -53,6 +53,11 @@ Manifest = Mapping[str, TensorInfo]
 """The tensors by name, in the order of the file or the model."""
 
 
+def total_numel(manifest: Manifest) -> int:
+    """How many values all tensors hold."""
+    return sum(info.numel for info in manifest.values())
+
+
 def state_dict_manifest(state_dict: Mapping[str, Tensor]) -> Manifest:
     """The names, shapes and dtypes of a state dict, in its order."""
     return {name: TensorInfo.of(tensor) for name, tensor in state_dict.items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from kinfold.checkpoint import Checkpoint, Manifest
+from kinfold.checkpoint import Checkpoint, total_numel
 from kinfold.converter import NATIVE, Conversion
 from kinfold.errors import ProjectError, RegistryError, nearest
 from kinfold.keymap import KeyMap
@@ -61,12 +61,12 @@ class Family:
             return FamilySide(self.loader.factory, self.loader.config_loader.archs.get(arch))
         if not self._sides:
             raise RegistryError(f"{self.name} has no arch.")
-        there = _numel(checkpoint.manifest)
-        return min(self._sides, key=lambda side: abs(_numel(side.manifest) - there))
+        there = total_numel(checkpoint.manifest)
+        return min(self._sides, key=lambda side: abs(total_numel(side.manifest) - there))
 
     def size_hint(self, checkpoint: Checkpoint, native: FamilySide) -> str | None:
         """What to do if the checkpoint is of a size that no arch has; None if it is not by much."""
-        there, here = _numel(checkpoint.manifest), _numel(native.manifest)
+        there, here = total_numel(checkpoint.manifest), total_numel(native.manifest)
         if abs(there - here) <= MUCH * max(there, here):
             return None
         return (
@@ -134,7 +134,3 @@ def open_family(name: str) -> Family:
     if project is None or not file.is_relative_to(project.root.resolve()):
         return Family(name, loader, None, file)
     return Family(name, loader, project, file.relative_to(project.root.resolve()))
-
-
-def _numel(manifest: Manifest) -> int:
-    return sum(info.numel for info in manifest.values())

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from kinfold.scaffold.keymap.parameters import LAMBDAS, OF_XIELU
 from kinfold.scaffold.spec.schema import Layout
 from kinfold.scaffold.spec.sizes import ModelKind
 
@@ -43,13 +44,13 @@ _HF_LAYER = {
 }
 
 _HF_PARAMETERS = {
-    **{f"self_attn.lambda_{name}": f"self_attn.lambda_{name}" for name in ("q1", "k1", "q2", "k2")},
+    **{f"self_attn.{name}": f"self_attn.{name}" for name in LAMBDAS},
     "self_attn.sinks.weight": "self_attn.sinks",
     "self_attn.gate_bias.weight": "self_attn.gate_bias",
     "self_attn.dynamic_mask.rate": "self_attn.A",
     "self_attn_residual.weight": "input_residual",
     "ffn_residual.weight": "post_attention_residual",
-    **{f"ffn.activation.{name}": f"mlp.act_fn.{name}" for name in ("alpha_p", "alpha_n", "beta", "eps")},
+    **{f"ffn.activation.{name}": f"mlp.act_fn.{name}" for name in OF_XIELU},
 }
 """Parameters of a layer that are none of a module there."""
 

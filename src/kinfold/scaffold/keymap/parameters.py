@@ -10,8 +10,8 @@ from kinfold.scaffold.spec.structure import QkNorm
 EMBED = "decoder_frontend.embed.weight"
 OUTPUT = "final_proj.weight"
 
-_LAMBDAS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
-_OF_XIELU = ("alpha_p", "alpha_n", "beta", "eps")
+LAMBDAS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
+OF_XIELU = ("alpha_p", "alpha_n", "beta", "eps")
 
 
 def native_parameters(spec: Spec) -> Iterator[str]:
@@ -30,7 +30,7 @@ def native_parameters(spec: Spec) -> Iterator[str]:
         yield from _leaves("transform.norm", spec.norm.leaves)
     if "embedding_dim" in spec.field_names():
         yield "project_out.weight"
-    if not all(sizes.tied_embeddings for sizes in spec.sizes().values()):
+    if False in spec.values("tied_embeddings"):
         yield OUTPUT
     if spec.output.bias:
         yield "final_proj.bias"
@@ -95,7 +95,7 @@ def _dot_product(spec: Spec, module: str) -> Iterator[str]:
 
 
 def _latent(spec: Spec, module: str) -> Iterator[str]:
-    q_dims = {sizes.q_latent_dim for sizes in spec.sizes().values()}
+    q_dims = spec.values("q_latent_dim")
     if None in q_dims:
         yield f"{module}.q_proj.weight"
     if q_dims != {None}:
@@ -109,7 +109,7 @@ def _latent(spec: Spec, module: str) -> Iterator[str]:
 
 
 def _differential(spec: Spec, module: str) -> Iterator[str]:
-    yield from (f"{module}.{name}" for name in _LAMBDAS)
+    yield from (f"{module}.{name}" for name in LAMBDAS)
     yield from _dot_product(spec, module)
 
 
@@ -120,7 +120,7 @@ def _feed_forward(spec: Spec, module: str) -> Iterator[str]:
     for name in ("gate", "inner", "output") if spec.ffn.kind == "gated" else ("inner", "output"):
         yield from _leaves(f"{module}.{name}_proj", _leaf_names(spec.ffn.bias))
     if spec.ffn.activation == "xielu":
-        yield from (f"{module}.activation.{name}" for name in _OF_XIELU)
+        yield from (f"{module}.activation.{name}" for name in OF_XIELU)
     if spec.ffn.inner_norm:
         yield from _leaves(f"{module}.inner_norm", spec.norm.leaves)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kinfold.keymap import chain, drop, rename, split, stack, tie, transpose
 from kinfold.keymap.rules import Rule, Size
-from kinfold.scaffold.keymap.parameters import native_parameters
+from kinfold.scaffold.keymap.parameters import LAMBDAS, OF_XIELU, native_parameters
 from kinfold.scaffold.keymap.turning import turned
 from kinfold.scaffold.reading.roles import Module, Roles
 from kinfold.scaffold.reading.tensors import Leaf
@@ -50,11 +50,10 @@ _INNER_NORMS = {"attn": "self_attn.output_norm", "ffn": "ffn.inner_norm"}
 _PARTS = frozenset({f"{_LAYER}self_attn.gate_bias"})
 """Parts whose one parameter may be called a bias there."""
 _BARE = {
-    **{name: name for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")},
+    **{name: name for name in LAMBDAS},
     "mask_rate": "dynamic_mask.rate",
 }
 """Parameters that are no module's weight."""
-_ACTIVATION = ("alpha_p", "alpha_n", "beta", "eps")
 _RESIDUALS = {"attn_residual": "self_attn_residual", "ffn_residual": "ffn_residual"}
 _NORMS = {
     "pre": ("self_attn_layer_norm", "ffn_layer_norm"),
@@ -218,7 +217,7 @@ def _bare_rules(roles: Roles) -> Iterator[Rule]:
         leaf = roles.leaf(f"layer.{role}")
         if leaf is not None:
             yield rename(leaf.pattern, f"{_LAYER}self_attn.{native}")
-    for name in _ACTIVATION:
+    for name in OF_XIELU:
         leaf = roles.leaf(f"layer.{name}")
         if leaf is not None:
             yield rename(leaf.pattern, f"{_LAYER}ffn.activation.{name}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kinfold.checkpoint import Checkpoint
+from kinfold.checkpoint import Checkpoint, total_numel
 from kinfold.errors import UnsupportedError
 from kinfold.scaffold.reading.additions import Additions
 from kinfold.scaffold.reading.arrangement import note_arrangement
@@ -104,7 +104,7 @@ def read_checkpoint(checkpoint: Checkpoint, *, additions: Additions | None = Non
         questions=tuple(findings.questions),
         roles=roles,
         layout="gguf" if checkpoint.layout == "gguf" else "reference" if _is_reference(roles) else "hf",
-        arch=size_label(sum(info.numel for info in checkpoint.manifest.values())),
+        arch=size_label(total_numel(checkpoint.manifest)),
         description=str(config.get("general.name", "")),
         place=str(checkpoint.path),
         leftovers=tuple(leftovers),

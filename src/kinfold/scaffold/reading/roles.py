@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from kinfold.checkpoint import Checkpoint
 from kinfold.scaffold.keymap.inference.words import Meaning, Vocabulary
 from kinfold.scaffold.keymap.layouts import RECOMPUTED
+from kinfold.scaffold.keymap.parameters import LAMBDAS
 from kinfold.scaffold.reading.tensors import Leaf, leaves_of
 
 
@@ -115,7 +116,7 @@ _DIMS = {
     **dict.fromkeys(("cross_q", "cross_k", "cross_v", "cross_o"), 2),
     **dict.fromkeys(("final_norm", "embed_norm", "output_norm", "q_norm", "k_norm", "sinks", "cross_norm"), 1),
     **dict.fromkeys(("q_latent_norm", "kv_latent_norm", "mask_rate", "attn_residual", "ffn_residual"), 1),
-    **dict.fromkeys(("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"), 1),
+    **dict.fromkeys(LAMBDAS, 1),
 }
 _OF_EACH_HEAD = frozenset({"q_norm", "k_norm"})
 

@@ -118,9 +118,10 @@ def _note_share(key: str, share: Any, findings: Findings) -> None:
 def _note_scaling(
     key: str, values: dict[str, Any], config: Mapping[str, Any], findings: Findings, *, theta: str = "rope_theta"
 ) -> None:
-    for name, take in (("rope_theta", _note_theta_as(theta)), ("partial_rotary_factor", _note_share)):
-        if (value := values.pop(name, None)) is not None:
-            take(f"{key}.{name}", value, findings)
+    if (base := values.pop("rope_theta", None)) is not None:
+        _note_theta(theta, f"{key}.rope_theta", base, findings)
+    if (share := values.pop("partial_rotary_factor", None)) is not None:
+        _note_share(f"{key}.partial_rotary_factor", share, findings)
     _note_query_scaling(key, values, findings)
     values.pop("max_position_embeddings", None)  # which the config says itself
     kinds = {_KINDS.get(kind, kind) for name in ("rope_type", "type") if (kind := str(values.pop(name, "default")))}
@@ -140,10 +141,6 @@ def _note_scaling(
         findings.note("rope_scaling", msgspec.convert(scaling, RopeScaling), f"{key}, {kind}")
     except msgspec.ValidationError as error:
         findings.faults.append(f"{key} of the type {kind!r}: {error}")
-
-
-def _note_theta_as(name: str):
-    return lambda key, value, findings: _note_theta(name, key, value, findings)
 
 
 def _note_query_scaling(key: str, values: dict[str, Any], findings: Findings) -> None:
@@ -167,9 +164,8 @@ def _scaling(kind: str, values: dict[str, Any], config: Mapping[str, Any], findi
             if (value := values.pop(name, None)) is not None and (field in known or not known):
                 scaling[field] = value
     max_seq_len = findings.value("max_seq_len")
-    if (
-        "original_max_seq_len" in known
-    ):  # where it is not said what length was trained on first, the model's own stands for it
+    if "original_max_seq_len" in known:
+        # Where it is not said what length was trained on first, the model's own stands for it.
         original = config.get("original_max_position_embeddings") or max_seq_len
         if kind == "dynamic" and max_seq_len:  # which transformers always counts from there
             scaling["original_max_seq_len"] = max_seq_len

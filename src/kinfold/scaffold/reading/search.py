@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kinfold.checkpoint import Checkpoint
+from kinfold.checkpoint import Checkpoint, total_numel
 from kinfold.errors import KinfoldError
 from kinfold.scaffold.keymap.render import key_map_rules
 from kinfold.scaffold.prove.parity import relative_gap
@@ -20,7 +20,7 @@ from kinfold.scaffold.reading.facts import Answer, Question
 from kinfold.scaffold.reading.mapping import module_names
 from kinfold.scaffold.reading.read import Reading
 from kinfold.scaffold.render.memory import load_family
-from kinfold.scaffold.spec.schema import check_spec
+from kinfold.scaffold.spec.schema import Spec, check_spec
 
 MOST_CHANGES = 4
 """How many assumptions at once may be wrong."""
@@ -57,7 +57,7 @@ class Trial:
 
 def precise_dtype(checkpoint: Checkpoint) -> torch.dtype:
     """What to compute in: float64, or float32 with many weights."""
-    return torch.float32 if sum(info.numel for info in checkpoint.manifest.values()) > LARGE else torch.float64
+    return torch.float32 if total_numel(checkpoint.manifest) > LARGE else torch.float64
 
 
 class Search:
@@ -161,28 +161,28 @@ class Search:
             return Trial(False, float("inf"))
         if (text := repr(spec)) not in self._specs:
             try:
-                self._specs[text] = self._compare(self._model(reading), self._expected(reading))
+                self._specs[text] = self._compare(self._model(spec), self._expected(spec))
             except (KinfoldError, RuntimeError):  # that do not go together with these shapes
                 self._specs[text] = Trial(False, float("inf"))
         return self._specs[text]
 
-    def _model(self, reading: Reading) -> nn.Module:
+    def _model(self, spec: Spec) -> nn.Module:
         """The model of a candidate, with the checkpoint's weights."""
-        spec = reading.spec
+        layout = self._reading.layout
         family = load_family("candidate", spec)
         config = family.archs.get()
         model = family.create(config, device="meta")
-        rules = key_map_rules(spec, reading.layout)
+        rules = key_map_rules(spec, layout)
         if self._loaded[0] != rules:  # mostly the key map is that of the candidate before
-            native = family.converter.load(self._tensors, config, layout=reading.layout)
+            native = family.converter.load(self._tensors, config, layout=layout)
             self._loaded = rules, {name: tensor.to(self._dtype) for name, tensor in native.items()}
         model.load_state_dict(self._loaded[1], assign=True)
         return model.eval()
 
-    def _expected(self, reading: Reading) -> dict[str, Tensor]:
+    def _expected(self, spec: Spec) -> dict[str, Tensor]:
         """What modules of ours should give, by their names."""
         foreign = self._reference.foreign
-        named = module_names(reading.roles, reading.spec)
+        named = module_names(self._reading.roles, spec)
         return {**self._reference.modules, **{ours: foreign[theirs] for theirs, ours in named if theirs in foreign}}
 
     def _compare(self, model: nn.Module, expected: Mapping[str, Tensor]) -> Trial:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from kinfold.checkpoint import Checkpoint
+from kinfold.checkpoint import Checkpoint, total_numel
 from kinfold.errors import ProofError
 from kinfold.scaffold.prove.reference import Reference, read_reference, run_transformers
 from kinfold.scaffold.reading.facts import ASSUMED, Answer
@@ -77,7 +77,7 @@ def settled(
 
 def bytes_needed(checkpoint: Checkpoint) -> int:
     """How much memory it takes to compare with a reference: the weights as they are computed with, and half again."""
-    return sum(info.numel for info in checkpoint.manifest.values()) * precise_dtype(checkpoint).itemsize * 3 // 2
+    return total_numel(checkpoint.manifest) * precise_dtype(checkpoint).itemsize * 3 // 2
 
 
 def free_memory() -> float:

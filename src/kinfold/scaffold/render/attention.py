@@ -77,7 +77,7 @@ def _latent(spec: Spec) -> str:
 
 
 def _latent_queries(spec: Spec) -> Iterator[str]:
-    widths = {sizes.q_latent_dim for sizes in spec.sizes().values()}
+    widths = spec.values("q_latent_dim")
     if None in widths:
         own = linear("config.model_dim", "q_dim")
         yield f"q_proj={own}" if widths == {None} else f"q_proj={own} if config.q_latent_dim is None else None"
@@ -148,7 +148,7 @@ def _scores(spec: Spec) -> Iterator[str]:
         yield f"window=config.sliding_window{pattern}"
     scale = "config.attention_scale" if "attention_scale" in fields else "config.head_dim**-0.5"
     if spec.attention.scaled_by_layer:
-        scales = {sizes.attention_scale for sizes in spec.sizes().values()}
+        scales = spec.values("attention_scale")
         either = "(config.attention_scale or config.head_dim**-0.5)"
         yield f"scale={either if None in scales and len(scales) > 1 else scale} / (layer + 1)"
     elif "attention_scale" in fields:

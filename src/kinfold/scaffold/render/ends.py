@@ -39,7 +39,7 @@ def _parts(spec: Spec) -> Iterator[tuple[str, str, str]]:
 
 def _type(spec: Spec, size: str, type_: str) -> str:
     """The type of a part that the archs have which have this size."""
-    return f"{type_} | None" if None in {getattr(sizes, size) for sizes in spec.sizes().values()} else type_
+    return f"{type_} | None" if None in spec.values(size) else type_
 
 
 def _lines(spec: Spec, parts: dict[str, tuple[str, str]]) -> Iterator[str]:

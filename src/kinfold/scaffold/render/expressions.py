@@ -54,7 +54,7 @@ def qk_norm(norms: QkNorm, dim: str, heads: str | None = None) -> str:
 
 def embedding_dim(spec: Spec) -> str:
     """How wide the embeddings are."""
-    widths = {sizes.embedding_dim for sizes in spec.sizes().values()}
+    widths = spec.values("embedding_dim")
     if widths == {None}:
         return "config.model_dim"
     return "(config.embedding_dim or config.model_dim)" if None in widths else "config.embedding_dim"
@@ -62,8 +62,7 @@ def embedding_dim(spec: Spec) -> str:
 
 def optional(name: str, spec: Spec, part: str) -> str:
     """A part that is there in the archs that have a size."""
-    values = {getattr(sizes, name) for sizes in spec.sizes().values()}
-    return f"None if config.{name} is None else {part}" if None in values else part
+    return f"None if config.{name} is None else {part}" if None in spec.values(name) else part
 
 
 def has_dropout(spec: Spec) -> bool:

@@ -89,7 +89,7 @@ def projection_out(spec: Spec) -> str:
 
 def final_projection(spec: Spec) -> str:
     """What turns the decoder's output into logits."""
-    tied = {sizes.tied_embeddings for sizes in spec.sizes().values()}
+    tied = spec.values("tied_embeddings")
     own = linear(embedding_dim(spec), "config.vocab_size", bias=spec.output.bias)
     shared = "TiedProjection(embed, bias=True)" if spec.output.bias else "TiedProjection(embed)"
     if tied == {True}:

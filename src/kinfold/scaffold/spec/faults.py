@@ -167,7 +167,7 @@ def _layer_faults(spec: Spec) -> Iterator[str]:
             yield f"position.scaled_layers = full: {kind} positions are not scaled; `rotary` ones are"
         elif "window_pattern" not in spec.field_names():
             yield "position.scaled_layers = full: no window_pattern has layers without a window; `all` would do"
-        elif any(sizes.sliding_window is None for sizes in spec.sizes().values()):
+        elif None in spec.values("sliding_window"):
             yield "position.scaled_layers = full: without a sliding_window in every arch all layers are; `all` would do"
 
 

@@ -90,6 +90,10 @@ class Spec(Section, frozen=True, kw_only=True):
         archs = {name: complete({**first, **values}) for name, values in own.items()}
         return {name: in_turns(sizes) for name, sizes in archs.items()} if self.thetas_in_turns else archs
 
+    def values(self, size: str) -> set[Any]:
+        """What a size is in the archs."""
+        return {getattr(sizes, size) for sizes in self.sizes().values()}
+
     def field_names(self) -> list[str]:
         """The sizes that are fields of the config: those every such family has, and those some arch of it has."""
         archs = list(self.sizes().values())
