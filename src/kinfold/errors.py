@@ -11,6 +11,8 @@
     ├── GenerationError        sampling parameters or a prompt that cannot be decoded
     ├── TokenizerError         a checkpoint without a tokenizer that can be read
     ├── TrainingError          a run of training that cannot begin, or cannot go on
+    ├── ParallelError          ranks that do not fit, or a model that cannot be spread over them
+    │   └── RankError          a rank that has died, hangs or has failed
     ├── ProjectError           a project folder: missing, malformed, in the way
     │   ├── WiringError        a registry or a loader that cannot be edited safely
     │   └── TransactionError   files that changed under a commit, or lie outside its root
@@ -85,6 +87,14 @@ class TokenizerError(KinfoldError):
 
 class TrainingError(KinfoldError):
     """A run of training that cannot begin, or cannot go on."""
+
+
+class ParallelError(KinfoldError):
+    """Ranks that do not fit, or a model that cannot be spread over them."""
+
+
+class RankError(ParallelError):
+    """A rank that has died, hangs or has failed, so that the others cannot go on."""
 
 
 class ProjectError(KinfoldError):

@@ -32,6 +32,11 @@ class Alibi(nn.Module):
         self.num_heads = num_heads
         self.max_bias = max_bias
         self.scale = scale
+        self._part = (0, 1)
+
+    def take_part(self, rank: int, size: int) -> None:
+        """Be the bias of this rank's heads alone, where ranks share them."""
+        self._part = (rank, size)
 
     def forward(self, state: PassState) -> Tensor:
         """What is added to the scores of a pass: float32, (H, S, T), or (B, H, S, T) where there is padding."""
@@ -46,4 +51,6 @@ class Alibi(nn.Module):
     def _slopes(self) -> list[float]:
         below = 1 << (self.num_heads.bit_length() - 1)
         steps = [*range(2, 2 * below + 1, 2), *range(1, 2 * below, 2)]
-        return [2 ** (-self.max_bias * step / (2 * below)) for step in steps[: self.num_heads]]
+        slopes = [2 ** (-self.max_bias * step / (2 * below)) for step in steps[: self.num_heads]]
+        rank, size = self._part
+        return slopes[rank * len(slopes) // size : (rank + 1) * len(slopes) // size]
