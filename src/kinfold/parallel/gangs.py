@@ -7,14 +7,16 @@ gangs; one process by itself has gangs of one rank, and needs no process group.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from math import prod
 from typing import TYPE_CHECKING, Self
 
 from kinfold.errors import ParallelError
+from kinfold.parallel.watch import PATIENCE, Watch
 
 if TYPE_CHECKING:
     import torch
@@ -80,6 +82,7 @@ class Gangs(Mapping[str, Gang]):
     ) -> None:
         self._gangs = dict(gangs)
         self._owned = owned
+        self._watch = Watch(self["world"].rank, self["world"].size) if owned else None
         self.device = device
         self.mesh = mesh
 
@@ -101,12 +104,24 @@ class Gangs(Mapping[str, Gang]):
         sizes = " ".join(f"{name}={size}" for name, size in self.sizes.items() if size > 1)
         return sizes or "one rank"
 
+    def at(self, place: str) -> None:
+        """Say what this rank does now, such as "step 12", for errors on other ranks that wait for it."""
+        if self._watch is not None:
+            self._watch.at(place)
+
+    def guarding(self) -> AbstractContextManager[None]:
+        """Have errors of operations between ranks name the rank that has died, hangs or has failed: a `RankError`."""
+        return nullcontext() if self._watch is None else self._watch.guarding()
+
     def close(self) -> None:
         """Take leave of the others, if `setup_gangs` made the process group."""
         import torch.distributed as dist
 
+        if self._watch is not None:
+            self._watch.close()
         if self._owned and dist.is_initialized():
             dist.destroy_process_group()
+            _forget_meshes()
 
     def __enter__(self) -> Self:
         return self
@@ -152,7 +167,8 @@ def setup_gangs(
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        # What is left of the time goes into finding out which rank it was.
+        dist.init_process_group(backend, timeout=timedelta(seconds=max(timeout - 2 * PATIENCE, timeout / 2)))
     return _on_mesh(sizes, device, owned=owned)
 
 
@@ -187,6 +203,15 @@ def pretended_gangs(
         yield _on_mesh(sizes, torch.device("cpu"), owned=False)
     finally:
         dist.destroy_process_group()
+        _forget_meshes()
+
+
+def _forget_meshes() -> None:
+    """Have DTensor forget what meshes there were: it takes one that comes later, and looks the same, for the old one."""
+    if "torch.distributed.tensor" in sys.modules:
+        from torch.distributed.tensor.debug import _clear_sharding_prop_cache
+
+        _clear_sharding_prop_cache()
 
 
 def _on_mesh(sizes: Mapping[str, int], device: torch.device, *, owned: bool) -> Gangs:

@@ -17,19 +17,17 @@ NormsOver = Literal["head", "each_head", "width"]
 
 BLOCKS = ("self_attn", "encoder_decoder_attn", "ffn")
 
-_IN_FRONTENDS: Mapping[str, Style] = {
-    "embed": "vocabulary", "project": "replicate", "position": "replicate", "norm": "replicate",
-}  # fmt: skip
 _IN_BLOCKS: Mapping[str, Style] = {
+    "": "block",
     "q_proj": "column", "k_proj": "column", "v_proj": "column", "gate_proj": "column", "inner_proj": "column",
     "q_up_proj": "column", "kv_up_proj": "column", "sinks": "column", "gate_bias": "column", "bias": "column",
     "dynamic_mask": "column", "dynamic_mask.proj": "gathered", "output_norm": "gathered", "inner_norm": "gathered",
     "q_down_proj": "shared", "q_latent_norm": "shared", "kv_down_proj": "shared", "kv_latent_norm": "shared",
     "activation": "shared", "output_proj": "row",
 }  # fmt: skip
-_NORMS: Mapping[str, Style] = {"head": "shared", "each_head": "column", "width": "gathered"}
-_WITHOUT_WEIGHTS = (*BLOCKS, "embed", "final_proj", "output_norm", "inner_norm", "q_norm", "k_norm")
-"""Modules to which something is done even if they have no weights."""
+_NORMS: Mapping[NormsOver, Style] = {"head": "shared", "each_head": "column", "width": "gathered"}
+_WITHOUT_WEIGHTS = ("block", "scatter", "vocabulary", "gathered")
+"""Styles that do something even to a module that has no weights."""
 
 
 def native_styles(
@@ -45,29 +43,10 @@ def native_styles(
     Raises:
         ParallelError: There are names in blocks that no part has; lists them.
     """
-    found: dict[str, Style] = {}
-    unknown = []
-    for name in modules:
-        first, last = name.partition(".")[0], name.rpartition(".")[2]
-        block = re.match(rf"\w+\.layers\.[^.]+\.({'|'.join(BLOCKS)})(?:\.|$)", name)
-        part = name[block.end() :] if block else ""
-        if first.endswith("_frontend"):
-            found[name] = "scatter" if name == first else _IN_FRONTENDS.get(last, "replicate")
-        elif not block:
-            found[name] = "vocabulary" if name == "final_proj" else "sequence"
-        elif not part:
-            found[name] = "block"
-        elif part in ("q_norm", "k_norm"):
-            found[name] = _NORMS[norms_over]
-        elif differential and part in ("q_proj", "k_proj", "v_proj"):
-            found[name] = "halves"
-        elif part in _IN_BLOCKS:
-            found[name] = _IN_BLOCKS[part]
-        else:
-            unknown.append(name)
-    if unknown:
+    styles: dict[str, Style | None] = {name: _style(name, norms_over, differential) for name in modules}
+    if unknown := [name for name, style in styles.items() if style is None]:
         raise ParallelError("How these modules are spread is not known:", faults=unknown, hint="Write a `ShardPlan`.")
-    return found
+    return {name: style for name, style in styles.items() if style is not None}
 
 
 def native_plan(model: nn.Module) -> ShardPlan:
@@ -76,28 +55,38 @@ def native_plan(model: nn.Module) -> ShardPlan:
     Raises:
         ParallelError: There are parts of other names; lists them.
     """
-    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
-    weighted = {name for name, module in modules.items() if any(True for _ in module.parameters(recurse=False))}
-    attentions = [module for module in modules.values() if hasattr(module, "head_dim")]
-    patterns = {
-        name: re.sub(r"\.[0-9]+(?=\.)", ".{layer}", name)
-        for name, module in modules.items()
-        if name in weighted or name.rpartition(".")[2] in _WITHOUT_WEIGHTS or name.endswith("_frontend")
-        or hasattr(module, "take_part")
-    }  # fmt: skip
-    styles = native_styles(
-        dict.fromkeys(patterns.values()),
-        norms_over=_norms_over(attentions),
-        differential=any(hasattr(attention, "lambda_init") for attention in attentions),
-    )
-    acted_on = {p for name, p in patterns.items() if name in weighted or styles[p] != "shared"}
-    return ShardPlan({pattern: style for pattern, style in styles.items() if pattern in acted_on})
+    attentions = [module for module in model.modules() if hasattr(module, "head_dim")]
+    norms_over = _norms_over(attentions)
+    differential = any(hasattr(attention, "lambda_init") for attention in attentions)
+    patterns: dict[str, None] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        pattern = re.sub(r"\.[0-9]+(?=\.)", ".{layer}", name)
+        weighted = any(True for _ in module.parameters(recurse=False))
+        acts = hasattr(module, "take_part") or _style(pattern, norms_over, differential) in _WITHOUT_WEIGHTS
+        if name and (weighted or acts):
+            patterns[pattern] = None
+    return ShardPlan(native_styles(patterns, norms_over=norms_over, differential=differential))
+
+
+def _style(name: str, norms_over: NormsOver, differential: bool) -> Style | None:
+    """The style of a module; None if it is in a block, and no part of that name is known."""
+    if re.fullmatch(r"\w+_frontend", name):
+        return "scatter"
+    if re.match(r"\w+_frontend\.", name):
+        return "vocabulary" if name.endswith(".embed") else "replicate"
+    block = re.match(rf"\w+\.layers\.[^.]+\.(?:{'|'.join(BLOCKS)})(?:\.|$)", name)
+    if not block:
+        return "vocabulary" if name == "final_proj" else "sequence"
+    part = name[block.end() :]
+    if part in ("q_norm", "k_norm"):
+        return _NORMS[norms_over]
+    return "halves" if differential and part in ("q_proj", "k_proj", "v_proj") else _IN_BLOCKS.get(part)
 
 
 def _norms_over(attentions: Iterable[nn.Module]) -> NormsOver:
     for attention in attentions:
         norm = getattr(attention, "q_norm", None)
         if norm is not None:
-            by_head = "each_head" if norm.heads else "head"
+            by_head = "each_head" if getattr(norm, "heads", None) else "head"
             return "width" if getattr(attention, "norm_over", "head") == "width" else by_head
     return "head"

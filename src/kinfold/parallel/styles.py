@@ -13,6 +13,7 @@ from dataclasses import is_dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.distributed import get_backend
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ParallelStyle
@@ -240,8 +241,8 @@ def spread_parameter(
     """Make a parameter a DTensor; one with values is as it is on the first rank."""
     if isinstance(parameter, DTensor):
         return
-    first = None if parameter.is_meta else 0
-    spread = distribute_tensor(parameter.detach(), mesh, [placement], src_data_rank=first)
+    silent = parameter.is_meta or get_backend(mesh.get_group()) == "fake"  # pretended ranks have it already
+    spread = distribute_tensor(parameter.detach(), mesh, [placement], src_data_rank=None if silent else 0)
     module.register_parameter(name, nn.Parameter(spread, requires_grad=parameter.requires_grad))
 
 

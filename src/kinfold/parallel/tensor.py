@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,9 @@ from kinfold.parallel.plan import ShardPlan, Style
 if TYPE_CHECKING:
     from torch import nn
     from torch.distributed.tensor.parallel import ParallelStyle
+
+_SHOWN = 8
+"""Numbers of ranks that would do, of which so many are named."""
 
 
 def shard_model(
@@ -45,14 +48,12 @@ def shard_model(
     if faults := division_faults(model, styles, tp=num_tp, ep=num_ep):
         fitting = [str(n) for n in range(1, num_tp) if not division_faults(model, styles, tp=n, ep=num_ep)]
         raise ParallelError(
-            f"This {type(model).__name__} cannot be divided among tp={num_tp} ranks:"
-            if num_tp > 1
-            else f"This {type(model).__name__} cannot be divided among ep={num_ep} ranks:",
+            f"This {type(model).__name__} cannot be spread over tp={num_tp} and ep={num_ep} ranks:",
             faults=faults,
             hint=f"These would fit: tp = {', '.join(fitting)}." if fitting else None,
         )
     if tp is not None and tp.size > 1:
-        spread = _styles(model, styles, tp.size, sequence=sequence_parallel, by_dims=shard_embed_dim)
+        spread = _styles(model, _once(model, styles), tp.size, sequence=sequence_parallel, by_dims=shard_embed_dim)
         _apply(model, tp, spread)
     if ep is not None and ep.size > 1:
         from kinfold.parallel.styles import Expert
@@ -86,32 +87,26 @@ def shard_transformer_decoder_model(
 def division_faults(model: nn.Module, styles: Mapping[str, Style], *, tp: int, ep: int = 1) -> list[str]:
     """What cannot be divided among so many ranks, each once for all layers."""
     found: dict[str, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if name in styles:
-            for fault in _module_faults(model, name, module, styles[name], tp, ep):
-                found.setdefault(fault, []).append(re.sub(r"\.[0-9]+\.", ".{layer}.", name))
+    for name in styles:
+        for fault in _module_faults(model, name, styles, tp, ep):
+            found.setdefault(fault, []).append(re.sub(r"\.[0-9]+\.", ".{layer}.", name))
     return [f"{', '.join(dict.fromkeys(names))}: {fault}" for fault, names in found.items()]
 
 
-def _module_faults(model: nn.Module, name: str, module: nn.Module, style: Style, tp: int, ep: int) -> Iterator[str]:
+def _module_faults(model: nn.Module, name: str, styles: Mapping[str, Style], tp: int, ep: int) -> Iterator[str]:
+    module, style = model.get_submodule(name), styles[name]
     if style == "expert":
-        yield from (
-            _indivisible("experts", p.shape[0], ep) for p in module.parameters(recurse=False) if p.shape[0] % ep
-        )
-        return
-    if style == "block":
-        heads = Heads.of(module)
-        if heads.queries % tp:
-            yield _indivisible("query heads", heads.queries, tp)
-        elif heads.keys % tp and not heads.picked(tp):
-            yield _indivisible("key and value heads", heads.keys, tp)
-        return
-    parent = model.get_submodule(name.rpartition(".")[0])
-    if style in ("column", "halves", "gathered", "row") and not Heads.of(parent).picks(name, tp):
-        width = _width(module, style)
-        unit = 2 if style == "halves" else 1
-        if width % (unit * tp):
-            yield _indivisible("a width that is halved," if unit == 2 else "a width", width, tp)
+        yield from _indivisible("experts", (p.shape[0] for p in module.parameters(recurse=False)), ep)
+    elif style == "block":
+        heads, together = Heads.of(module), 2 if styles.get(f"{name}.q_proj") == "halves" else 1
+        pairs_of = "pairs of " if together == 2 else ""
+        yield from _indivisible(f"{pairs_of}query heads", [heads.queries // together], tp)
+        if not heads.picked(tp):
+            yield from _indivisible(f"{pairs_of}key and value heads", [heads.keys // together], tp)
+    elif style in ("column", "halves", "gathered", "row"):
+        parent = Heads.of(model.get_submodule(name.rpartition(".")[0]))
+        if not parent.picks(name, tp):
+            yield from _indivisible("dimensions", [_width(module, style)], tp)
 
 
 def _width(module: nn.Module, style: Style) -> int:
@@ -122,10 +117,12 @@ def _width(module: nn.Module, style: Style) -> int:
     return sizes[0] if sizes else getattr(module, "num_heads", getattr(module, "dim", 0))
 
 
-def _indivisible(what: str, number: int, ranks: int) -> str:
-    fitting = [str(n) for n in range(1, number + 1) if number % n == 0]
-    shown = ", ".join(fitting if len(fitting) <= 8 else [*fitting[:8], "..."])
-    return f"{what} = {number} cannot be divided among {ranks} ranks; {shown} would do"
+def _indivisible(what: str, numbers: Iterable[int], ranks: int) -> Iterator[str]:
+    for number in numbers:
+        if number % ranks:
+            fitting = [str(n) for n in range(1, number + 1) if number % n == 0]
+            shown = ", ".join(fitting if len(fitting) <= _SHOWN else [*fitting[:_SHOWN], "..."])
+            yield f"{number} {what} cannot be divided among {ranks} ranks; {shown} would do"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +148,9 @@ class Heads:
         keys = getattr(block, "k_proj", None)
         plain = getattr(block, "dynamic_mask", None) is None and not hasattr(block, "lambda_init")
         norm = getattr(block, "k_norm", None)
-        plain = plain and (norm is None or (getattr(block, "norm_over", "head") == "head" and norm.heads is None))
+        plain = plain and (
+            norm is None or (getattr(block, "norm_over", "head") == "head" and getattr(norm, "heads", None) is None)
+        )
         num_heads = queries.out_features // head_dim
         return cls(num_heads, num_heads if keys is None else keys.out_features // head_dim, plain)
 
@@ -162,6 +161,14 @@ class Heads:
     def picks(self, name: str, ranks: int) -> bool:
         """Whether a projection is one of those that every rank has in whole."""
         return name.rpartition(".")[2] in ("k_proj", "v_proj") and self.keys > 0 and self.picked(ranks)
+
+
+def _once(model: nn.Module, styles: Mapping[str, Style]) -> dict[str, Style]:
+    """The same, with a module that several places share under its first name alone."""
+    first: dict[nn.Module, str] = {}
+    for name in styles:
+        first.setdefault(model.get_submodule(name), name)
+    return {name: styles[name] for name in first.values()}
 
 
 def _styles(

@@ -1,0 +1,177 @@
+"""Pipeline parallel for decoders: a stage has some of the layers, and torch's schedules send vectors between stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+
+from kinfold.errors import ParallelError
+from kinfold.nn.embedding import TiedProjection
+from kinfold.nn.state import DecodeState, PassState
+from kinfold.parallel.gangs import Gang
+
+if TYPE_CHECKING:
+    from torch.distributed.pipelining.schedules import PipelineScheduleSingle
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From the logits of a microbatch, (B, S, V), and what is to be predicted, to a sum."""
+
+ENDS = ("transform", "project_out", "final_proj")
+"""What a model has after its decoder; parts that it may have."""
+
+
+def stage_layers(num_layers: int, stages: int) -> list[range]:
+    """The layers of each stage: neighbours, as evenly as possible, the earlier stages with what is left over."""
+    short, longer = divmod(num_layers, stages)
+    starts = [stage * short + min(stage, longer) for stage in range(stages + 1)]
+    return [range(first, end) for first, end in pairwise(starts)]
+
+
+def keep_stage(model: nn.Module, gang: Gang) -> None:
+    """Leave of a decoder what one stage computes; parameters keep their names.
+
+    The model is then called as `model(x, token_ids=..., padding_mask=...)`: x is what the stage before gave, (B, S, D),
+    or the tokens in the first stage. It gives x for the next stage, or logits.
+
+    Args:
+        model: The decoder, in place: on the meta device or not, and already spread by `shard_model` if it is to be.
+        gang: The gang `pp`; of one rank, nothing is done.
+
+    Raises:
+        ParallelError: It has no stages, or not as many; lists everything.
+    """
+    if gang.size == 1:
+        return
+    if faults := list(stage_faults(model, gang.size)):
+        raise ParallelError(f"This {type(model).__name__} cannot be cut into pp={gang.size} stages:", faults=faults)
+    parts: Any = model
+    decoder = parts.decoder
+    own = stage_layers(len(decoder.layers), gang.size)[gang.rank]
+    decoder.layers = StageLayers({str(number): decoder.layers[number] for number in own})
+    is_first, is_last = gang.rank == 0, gang.rank == gang.size - 1
+    if not is_first:
+        parts.decoder_frontend = Received()
+    if not is_last:
+        if getattr(decoder, "layer_norm", None) is not None:
+            decoder.layer_norm = nn.Identity()
+        for name in ENDS:
+            if getattr(parts, name, None) is not None:
+                setattr(parts, name, nn.Identity())
+    # As a method, which a copy of the model has as its own.
+    parts.forward = MethodType(_last_stage if is_last else _earlier_stage, model)
+
+
+def stage_faults(model: Any, stages: int) -> Iterator[str]:
+    """Why a model cannot be cut into so many stages."""
+    missing = [name for name in ("decoder_frontend", "decoder", "final_proj") if not hasattr(model, name)]
+    if missing or not hasattr(model.decoder, "layers"):
+        yield f"it has no {' and no '.join(missing or ['decoder.layers'])}"
+        return
+    if hasattr(model, "encoder"):
+        yield "it has an encoder, whose output all stages of the decoder would need"
+    if isinstance(model.final_proj, TiedProjection):
+        yield "its embeddings are tied: the first stage and the last would share a weight"
+    if (layers := len(model.decoder.layers)) < stages:
+        yield f"it has {layers} layers, less than one for each stage"
+
+
+class StageLayers(nn.ModuleDict):
+    """Some of the layers, by their numbers; goes through them as a list would."""
+
+    def __iter__(self) -> Iterator[nn.Module]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return iter(self.values())
+
+
+class Received(nn.Module):
+    """In place of the frontend of a later stage: what the stage before gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x: Tensor | None = None
+
+    def forward(self, token_ids: Tensor, state: PassState) -> Tensor:
+        """int64 (B, S) to (B, S, D)."""
+        assert self.x is not None
+        return self.x
+
+
+class Pipeline:
+    """Computes gradients through all stages, microbatch by microbatch (GPipe, Huang et al. 2019).
+
+    Args:
+        model: The stage of this rank.
+        gang: The gang `pp`.
+        loss: Of the last stage.
+        microbatches: How many a batch is cut into.
+    """
+
+    def __init__(self, model: nn.Module, gang: Gang, loss: Loss, *, microbatches: int, device: torch.device) -> None:
+        self._model = model
+        self._gang = gang
+        self._loss = loss
+        self._microbatches = microbatches
+        self._device = device
+        self._schedules: dict[tuple[int, ...], PipelineScheduleSingle] = {}
+
+    def backward(self, token_ids: Tensor, targets: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Leave the gradient of the loss of a batch in the parameters of all stages.
+
+        Args:
+            token_ids: int64, (B, S); on every stage the same.
+            targets: int64, (B, S), likewise.
+            padding_mask: bool, (B, S); None if there is a token everywhere.
+
+        Returns:
+            The sum of the losses of all microbatches, on every stage; a scalar.
+        """
+        return self._run(token_ids, targets, padding_mask, training=True)
+
+    def evaluate(self, token_ids: Tensor, targets: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """The loss of a batch, without gradients; for the arguments see `backward`."""
+        loss = self._run(token_ids, targets, padding_mask, training=False)
+        for module in self._model.modules():
+            if isinstance(module, FSDPModule):  # torch takes apart again what a backward pass has been through
+                module.reshard()
+        return loss
+
+    def _run(self, token_ids: Tensor, targets: Tensor, padding_mask: Tensor | None, *, training: bool) -> Tensor:
+        schedule = self._schedule(token_ids, has_mask=padding_mask is not None, training=training)
+        masks: dict[str, Any] = {} if padding_mask is None else {"padding_mask": padding_mask}
+        losses: list[Tensor] = []
+        step = schedule.step if training else schedule.eval
+        first = (token_ids,) if self._gang.rank == 0 else ()
+        step(*first, token_ids=token_ids, target=targets, losses=losses, **masks)
+        total = torch.stack(losses).sum().detach() if losses else token_ids.new_zeros((), dtype=torch.float32)
+        return self._gang.all_reduce(total.float())  # only the last stage has any
+
+    def _schedule(self, token_ids: Tensor, *, has_mask: bool, training: bool) -> PipelineScheduleSingle:
+        """The schedule for batches of this shape, for which it sets up what is sent."""
+        from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
+
+        key = (*token_ids.shape, has_mask, training)
+        if key not in self._schedules:
+            stage = PipelineStage(self._model, self._gang.rank, self._gang.size, self._device, group=self._gang.group)
+            count = min(self._microbatches, token_ids.shape[0])
+            self._schedules[key] = ScheduleGPipe(stage, count, loss_fn=self._loss, scale_grads=False)
+        return self._schedules[key]
+
+
+def _earlier_stage(self: Any, x: Tensor, token_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    """What the next stage receives."""
+    if isinstance(self.decoder_frontend, Received):
+        self.decoder_frontend.x = x
+    state = DecodeState()
+    state.extend(token_ids, padding_mask)
+    return self.decoder(self.decoder_frontend(token_ids, state), state)
+
+
+def _last_stage(self: Any, x: Tensor, token_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    """The logits."""
+    self.decoder_frontend.x = x
+    return type(self).forward(self, token_ids, padding_mask)
