@@ -51,6 +51,24 @@ def structures(names: Sequence[str], tp: int) -> dict[str, float | str]:
     return found
 
 
+def sharded_structures(names: Sequence[str], tp: int) -> dict[str, float]:
+    """How far every structure is off in gradients where its weights are shared by ranks of `dp`, too."""
+    found = {}
+    with setup_gangs(tp=tp, device="cpu", timeout=TIMEOUT) as gangs:
+        dp = gangs["dp"]
+        for name in names:
+            family = load_family(name, spec_of(STRUCTURES[name]))
+            model = randomized(family.create(family.archs.get(), dtype=torch.float64))
+            spread = copy.deepcopy(model)
+            shard_model(spread, native_plan(spread), gangs)
+            shard_data_parallel(spread, dp)
+            token_ids = torch.randint(VOCAB, (2 * dp.size, SEQ), generator=torch.Generator().manual_seed(1))
+            model(token_ids).square().sum().backward()
+            spread(token_ids.chunk(dp.size)[dp.rank]).square().sum().backward()
+            found[name] = off_gradients(spread, model, times=dp.size)
+    return found
+
+
 def deviation(model: nn.Module, gangs: Gangs, *, sequence_parallel: bool) -> float:
     """How far logits and gradients of the spread model are off."""
     spread = copy.deepcopy(model)

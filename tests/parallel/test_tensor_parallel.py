@@ -31,6 +31,12 @@ def test_every_structure_of_a_decoder_is_the_same_over_four_ranks_or_refused_by_
     assert {name: off for name, off in found.items() if isinstance(off, float) and not off < NEAR} == {}
 
 
+def test_structures_whose_weights_are_of_every_shape_are_the_same_where_data_are_shared_too() -> None:
+    names = ["xielu", "latent_queries", "alibi", "dynamic_mask", "sinks", "qk_norm_by_head", "inner_norms", "transform"]
+    for found in launch(ranks_tensor.sharded_structures, 4, names, 2):
+        assert {name: off for name, off in found.items() if not off < NEAR} == {}
+
+
 WAYS = [
     {},
     {"sequence_parallel": True},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+from kinfold.errors import ParallelError
 from kinfold.parallel.gangs import Gang
 from kinfold.parallel.layers import layers_of
 
@@ -33,14 +34,29 @@ def shard_data_parallel(
         reduce_dtype: What gradients are summed in; None for that of the weights as they are kept.
         reshard_after_forward: Take layers apart after the forward pass too, and put them together again for the
             backward pass: less memory, more to send.
+
+    Raises:
+        ParallelError: Weights that are trained have no dimension to be spread by; lists them.
     """
     if gang.size == 1:
         return
+    numbers = {name: parameter for name, parameter in model.named_parameters() if not parameter.dim()}
+    if trained := [name for name, number in numbers.items() if number.requires_grad]:
+        raise ParallelError(
+            "Numbers cannot be spread over ranks, and these are trained:",
+            faults=trained,
+            hint="Give them the shape (1,), or freeze them.",
+        )
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     kept = next(model.parameters()).dtype
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduce_dtype or kept if dtype else reduce_dtype)
-    options = {"mesh": gang.mesh, "mp_policy": policy, "reshard_after_forward": reshard_after_forward}
+    options = {
+        "mesh": gang.mesh,
+        "mp_policy": policy,
+        "reshard_after_forward": reshard_after_forward,
+        "ignored_params": set(numbers.values()),
+    }
     for _, layer in layers_of(model):
         fully_shard(layer, **options)
     fully_shard(model, **options)
