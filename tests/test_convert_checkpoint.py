@@ -391,7 +391,24 @@ def test_any_two_key_maps_make_a_route(backwards: bool) -> None:
         expected = source
     for order in (list(expected), list(reversed(expected))):
         assert_equal({name: route.tensor(name) for name in order}, {name: expected[name] for name in order})
+        flat = {name: torch.cat(list(route.pieces(name))) for name in order}
+        assert_equal(flat, {name: expected[name].flatten() for name in order})
     assert route.manifest.keys() == expected.keys()
+
+
+def test_what_is_cast_comes_in_small_pieces() -> None:
+    source: dict[str, Tensor] = {"a": torch.randn(1000, 1000), "b": torch.randn(()), "c": torch.empty(0, 3)}
+    key_map = KeyMap(*(rename(name, name) for name in source))
+    certificate = certify(key_map.bind(), InMemory(source).manifest, InMemory(source).manifest)
+    assert certificate.holds, certificate
+    plan = certificate.plan
+    route = Route(InMemory(source), plan, plan, InMemory(source).manifest, dtype="bfloat16")
+    pieces = list(route.pieces("a"))
+    assert max(map(len, pieces)) <= 2**18
+    assert_equal({"a": torch.cat(pieces)}, {"a": source["a"].bfloat16().flatten()})
+    assert_equal(
+        {name: route.tensor(name) for name in source}, {name: tensor.bfloat16() for name, tensor in source.items()}
+    )
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.float16, "float64"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from regenerate import regenerate
 
@@ -38,6 +41,13 @@ The transformer's are those of torch's own, with an embedding of 32,768 tokens (
 
 def test_nothing_was_edited_by_hand() -> None:
     assert regenerate().diff() == ""
+
+
+def test_a_shard_plan_imports_nothing_that_shards() -> None:
+    families = ", ".join(f"kinfold_zoo.{family}" for family in FAMILIES)
+    found = "[name for name in sys.modules if name.startswith('torch.distributed.tensor')]"
+    command = [sys.executable, "-c", f"import sys, {families}; print({found})"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_every_arch_is_counted() -> None:

@@ -17,8 +17,10 @@ from kinfold import KeyMap, load_model, retrieve_asset_card
 from kinfold.assets import AssetCard
 from kinfold.checkpoint import TensorInfo
 from kinfold.errors import CardError, CertificateError, CheckpointError, RegistryError
+from kinfold.filling import fill
 from kinfold.keymap import drop
-from kinfold.loader import common_dtype, fill
+from kinfold.loader import common_dtype
+from kinfold.parallel.gangs import alone
 from kinfold.scaffold.cli.main import scaffold
 from kinfold.scaffold.project import Project
 
@@ -310,11 +312,33 @@ def test_a_card_without_a_checkpoint(checkpoint: Path) -> None:
         load_model("llama")
 
 
-def test_the_sharder_is_called_where_there_are_gangs(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sharder_is_called_before_there_are_weights(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
     loader = load_model.get("x")
-    monkeypatch.setattr(loader, "sharder", lambda *arguments: calls.append(arguments))
-    load_model("x")
+
+    def note(model: nn.Module, *arguments: Any) -> None:
+        calls.append((model, {parameter.device.type for parameter in model.parameters()}, *arguments))
+
+    monkeypatch.setattr(loader, "sharder", note)
+    expected = load_model("x").state_dict()
     assert calls == []
-    model = load_model("x", gangs="gangs")
-    assert [(call[0] is model, type(call[1]).__name__, call[2]) for call in calls] == [(True, "XConfig", "gangs")]
+    gangs = alone()
+    model = load_model("x", gangs=gangs, before_loading=note)
+    config = calls[0][2]
+    assert type(config).__name__ == "XConfig"
+    assert calls == [(model, {"meta"}, config, gangs), (model, {"meta"})]
+    assert len(storages(model)) == 1
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_is_removed_before_loading_is_not_loaded(checkpoint: Path) -> None:
+    def remove(model: Any) -> None:
+        del model.decoder.layers[1:]
+        model.final_proj = nn.Identity()
+
+    expected = load_model("x").state_dict()
+    state = load_model("x", before_loading=remove).state_dict()
+    assert state.keys() == {name for name in expected if "layers.1" not in name and "layers.2" not in name} - {
+        "final_proj.weight"
+    }
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in state.items())

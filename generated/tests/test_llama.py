@@ -1,4 +1,4 @@
-"""Llama: archs, a training step, cached decoding and key maps, made small."""
+"""Llama: archs, training, cached decoding, key maps and shards, made small."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 import torch
 from kinfold import generate
+from kinfold.parallel import joined_shards
 from torch.nn.functional import cross_entropy
 
-from kinfold_zoo.llama import LlamaConfig, create_llama_model, llama_archs
+from kinfold_zoo.llama import LlamaConfig, create_llama_model, llama_archs, shard_llama_model
 from kinfold_zoo.llama.loader import convert_llama_checkpoint
 
 
@@ -72,3 +73,12 @@ def test_key_maps_lose_nothing(config: LlamaConfig) -> None:
         native = convert_llama_checkpoint.load(foreign, config, layout=layout)
         assert native.keys() == state_dict.keys()
         assert all(torch.equal(native[name], state_dict[name]) for name in state_dict)
+
+
+def test_shards_lose_nothing(config: LlamaConfig) -> None:
+    torch.manual_seed(0)
+    model = create_llama_model(config)
+    joined = joined_shards(model, lambda model, gangs: shard_llama_model(model, config, gangs), tp=2)
+    whole = dict(model.named_parameters())
+    assert joined.keys() == whole.keys()
+    assert all(torch.equal(joined[name], whole[name]) for name in whole)

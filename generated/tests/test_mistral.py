@@ -1,4 +1,4 @@
-"""Mistral: archs, a training step, cached decoding and key maps, made small."""
+"""Mistral: archs, training, cached decoding, key maps and shards, made small."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 import torch
 from kinfold import generate
+from kinfold.parallel import joined_shards
 from torch.nn.functional import cross_entropy
 
-from kinfold_zoo.mistral import MistralConfig, create_mistral_model, mistral_archs
+from kinfold_zoo.mistral import MistralConfig, create_mistral_model, mistral_archs, shard_mistral_model
 from kinfold_zoo.mistral.loader import convert_mistral_checkpoint
 
 
@@ -73,3 +74,12 @@ def test_key_maps_lose_nothing(config: MistralConfig) -> None:
         native = convert_mistral_checkpoint.load(foreign, config, layout=layout)
         assert native.keys() == state_dict.keys()
         assert all(torch.equal(native[name], state_dict[name]) for name in state_dict)
+
+
+def test_shards_lose_nothing(config: MistralConfig) -> None:
+    torch.manual_seed(0)
+    model = create_mistral_model(config)
+    joined = joined_shards(model, lambda model, gangs: shard_mistral_model(model, config, gangs), tp=2)
+    whole = dict(model.named_parameters())
+    assert joined.keys() == whole.keys()
+    assert all(torch.equal(joined[name], whole[name]) for name in whole)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kinfold.checkpoint.manifest import Manifest, state_dict_manifest
 from kinfold.errors import CertificateError, KeyMapError, nearest
-from kinfold.keymap import BoundKeyMap, Certificate, KeyMap, certify, rename
+from kinfold.keymap import BoundKeyMap, Certificate, KeyMap, Plan, certify, rename
 from kinfold.keymap.convert import refuse_what_may_be_converted
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class CheckpointConverter:
             target: The manifest of the model.
             config: The model's config, which gives the sizes that rules name.
         """
-        maps = {**self.key_maps, NATIVE: KeyMap(*(rename(name, name) for name in target))}
+        maps = {**self.key_maps, NATIVE: _as_it_is(target)}
         tried = []
         for layout, key_map in maps.items():
             bound = key_map.bind(config)
@@ -94,16 +94,32 @@ class CheckpointConverter:
 
     def export(self, state_dict: Mapping[str, Tensor], config: object, *, layout: str) -> dict[str, Tensor]:
         """A native state dict in `layout`: the inverse of `load`."""
-        bound = self._bound(layout, config)
-        target = state_dict_manifest(state_dict)
-        certificate = certify(bound, bound.source_manifest(target), target)
+        plan, _ = self.exporting(state_dict_manifest(state_dict), config, layout=layout)
+        return dict(plan.export(state_dict.__getitem__))
+
+    def exporting(self, native: Manifest, config: object, *, layout: str) -> tuple[Plan, Manifest]:
+        """How what is native is exported in `layout`, and what comes out, in the order of the plan.
+
+        Raises:
+            CertificateError: The key map does not explain it in full.
+            KeyMapError: The family has no such layout.
+        """
+        bound = _as_it_is(native).bind(config) if layout == NATIVE else self._bound(layout, config)
+        foreign = bound.source_manifest(native)
+        certificate = certify(bound, foreign, native)
         certificate.raise_for_faults(f"The key map {layout!r} does not explain this state dict:")
-        return dict(certificate.plan.export(state_dict.__getitem__))
+        plan = certificate.plan
+        names = [*(name for step in plan.steps for name in step.sources), *(name for name, _ in plan.copies)]
+        return plan, {name: foreign[name] for name in names}
 
     def _bound(self, layout: str, config: object) -> BoundKeyMap:
         if layout not in self.key_maps:
             raise KeyMapError(f"There is no key map for the layout {layout!r}.", hint=nearest(layout, self.key_maps))
         return self.key_maps[layout].bind(config)
+
+
+def _as_it_is(native: Manifest) -> KeyMap:
+    return KeyMap(*(rename(name, name) for name in native))
 
 
 def _differ(a: Conversion, b: Conversion) -> bool:

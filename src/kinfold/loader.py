@@ -1,13 +1,13 @@
 """Loading a checkpoint into a model: config, certificate, then tensor by tensor.
 
-    card or path -> config -> model on the meta device -> certificate -> weights
+    card or path -> config -> model on the meta device -> certificate -> spread over ranks -> weights
 
-Nothing is allocated before the certificate holds, and no weight is left at random after it.
+Nothing is allocated before the certificate holds and the model is spread, and no weight is left at random after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -15,20 +15,23 @@ from typing import Any, Generic, Protocol, TypeVar, get_type_hints
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kinfold.assets import AssetCard, FileUri, card_files, is_card_path, read_card, retrieve_asset_card
 from kinfold.checkpoint import Checkpoint, Manifest, open_checkpoint
 from kinfold.checkpoint.manifest import state_dict_manifest
 from kinfold.converter import CheckpointConverter, Conversion
-from kinfold.errors import CardError, CertificateError, CheckpointError, RegistryError, nearest
+from kinfold.errors import CardError, CheckpointError, ParallelError, RegistryError, nearest
+from kinfold.filling import Progress, fill
 from kinfold.memory import collector_paused
+from kinfold.parallel.gangs import Gang, Gangs
+from kinfold.parallel.together import together, world_of
 from kinfold.registry import ConfigRegistry, Registrations, families
 
 T = TypeVar("T")
 
-Progress = Callable[[int, int], None]
-"""Called with the bytes loaded so far and the bytes of the whole model."""
+BeforeLoading = Callable[[nn.Module], object]
+"""Called with a model on the meta device, which it may change: shard it further, or leave a part of it."""
 
 
 class CreateModel(Protocol):
@@ -106,7 +109,7 @@ class StandardModelLoader:
         config_loader: Gives the config of a card.
         factory: Creates a model from a config.
         checkpoint_converter: The key maps from foreign layouts to the family's own.
-        sharder: Called as `sharder(model, config, gangs)` on the loaded model where gangs are given.
+        sharder: Called as `sharder(model, config, gangs)` on the model on the meta device where gangs are given.
     """
 
     def __init__(
@@ -129,18 +132,23 @@ class StandardModelLoader:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         mmap: bool = True,
-        gangs: Any = None,
+        gangs: Mapping[str, Gang] | None = None,
+        before_loading: BeforeLoading | None = None,
         progress: Progress | None = None,
     ) -> nn.Module:
         """Load the model of a card, or of a checkpoint of this family.
 
         Args:
             card: A card, the name of one, or the path of its file or of a checkpoint.
-            device: Where the weights shall lie; torch's default device if None.
+            device: Where the weights shall lie; if None, where the gangs compute, else torch's default device.
             dtype: The dtype of all weights; if None, the narrowest that holds every weight exactly.
             mmap: Leave weights that need no change mapped to the file, privately: nothing is copied
                 before it is written to, and the file is never written. False copies them.
-            gangs: What the family's sharder takes.
+            gangs: The ranks that load it together, as `setup_gangs` gives them: the family's sharder spreads it over
+                them, and each reads its own parts alone.
+            before_loading: Called with the model on the meta device, in its dtype and spread by the sharder, for what
+                is to be done before there are weights: `lambda model: shard_data_parallel(model, gangs["dp"])`, or
+                leaving a stage of it. What it has removed is not loaded.
             progress: Called after each weight.
 
         Returns:
@@ -148,22 +156,42 @@ class StandardModelLoader:
 
         Raises:
             CertificateError: The checkpoint and the model do not explain each other in full.
+            ParallelError: The model cannot be spread over the ranks, or another rank could not load it.
         """
-        if not isinstance(card, AssetCard):
-            card = find_card(card, family=self.config_loader.family)
-        target = torch.get_default_device() if device is None else torch.device(device)
-        with collector_paused(), (prepared := self.prepare(card)).checkpoint as checkpoint:
-            weights = prepared.conversion.certificate.plan.load(lambda name: checkpoint.tensor(name, mmap=mmap))
-            fill(
-                prepared.model,
-                weights,
-                device=target,
-                dtype=dtype or common_dtype(_loaded(prepared)),
-                progress=progress,
-            )
+        with together(gangs, f"Loading {card.name if isinstance(card, AssetCard) else card}"), collector_paused():
+            if not isinstance(card, AssetCard):
+                card = find_card(card, family=self.config_loader.family)
+            default = gangs.device if isinstance(gangs, Gangs) else torch.get_default_device()
+            place = default if device is None else torch.device(device)
+            with (prepared := self.prepare(card)).checkpoint as checkpoint:
+                dtype = dtype or common_dtype(_loaded(prepared))
+                if gangs is None and before_loading is None:
+                    plan = prepared.conversion.certificate.plan
+                    weights = plan.load(lambda name: checkpoint.tensor(name, mmap=mmap))
+                    fill(prepared.model, weights, device=place, dtype=dtype, progress=progress)
+                else:
+                    self._spread(prepared, dtype, gangs, before_loading)
+                    _fill_own(prepared, gangs, device=place, dtype=dtype, mmap=mmap, progress=progress)
+        return prepared.model.eval()
+
+    def _spread(
+        self,
+        prepared: PreparedModel,
+        dtype: torch.dtype,
+        gangs: Mapping[str, Gang] | None,
+        before_loading: BeforeLoading | None,
+    ) -> None:
+        """Make the model on the meta device what this rank has of it."""
+        prepared.model.to(dtype)
         if gangs is not None and self.sharder is not None:
             self.sharder(prepared.model, prepared.config, gangs)
-        return prepared.model.eval()
+        elif alike := [f"{n}={gangs[n].size}" for n in ("tp", "ep") if gangs and n in gangs and gangs[n].size > 1]:
+            raise ParallelError(
+                f"The family {self.config_loader.family!r} has no sharder for {' and '.join(alike)} ranks.",
+                hint="Give its loader one: `StandardModelLoader(..., sharder=...)`.",
+            )
+        if before_loading is not None:
+            before_loading(prepared.model)
 
     def prepare(self, card: AssetCard) -> PreparedModel:
         """Build the model on the meta device and certify its checkpoint, from headers alone."""
@@ -216,7 +244,8 @@ class ModelLoaders:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         mmap: bool = True,
-        gangs: Any = None,
+        gangs: Mapping[str, Gang] | None = None,
+        before_loading: BeforeLoading | None = None,
         progress: Progress | None = None,
     ) -> nn.Module:
         """Load a model.
@@ -232,7 +261,15 @@ class ModelLoaders:
         elif family is None:
             check_family(card)
         loader = self.get(family or card.model_family)
-        return loader(card, device=device, dtype=dtype, mmap=mmap, gangs=gangs, progress=progress)
+        return loader(
+            card,
+            device=device,
+            dtype=dtype,
+            mmap=mmap,
+            gangs=gangs,
+            before_loading=before_loading,
+            progress=progress,
+        )
 
 
 load_model = ModelLoaders()
@@ -308,47 +345,22 @@ def _loaded(prepared: PreparedModel) -> Manifest:
     return {name: prepared.checkpoint.manifest[name] for step in steps for name in step.sources}
 
 
-def fill(
-    model: nn.Module,
-    weights: Iterable[tuple[str, Tensor]],
+def _fill_own(
+    prepared: PreparedModel,
+    gangs: Mapping[str, Gang] | None,
     *,
     device: torch.device,
     dtype: torch.dtype,
-    progress: Progress | None = None,
+    mmap: bool,
+    progress: Progress | None,
 ) -> None:
-    """Replace the parameters and buffers of a model on the meta device by weights, one at a time.
+    """Fill what this rank has of the model; the first of the ranks checks the copies for all."""
+    from kinfold.parallel.loading import own_weights
+    from kinfold.parallel.styles import reduce_gradients
 
-    Args:
-        model: The model; changed in place.
-        weights: Native names and tensors; each name once.
-        device: Where the weights are moved to.
-        dtype: What floating weights are cast to; others keep theirs.
-        progress: Called after each weight.
-
-    Raises:
-        CertificateError: A weight has the wrong shape, or some are missing.
-    """
-    waiting = model.state_dict(keep_vars=True)
-    sizes = {
-        name: tensor.numel() * (dtype if tensor.is_floating_point() else tensor.dtype).itemsize
-        for name, tensor in waiting.items()
-    }
-    total = sum(sizes.values())
-    done = 0
-    for name, weight in weights:
-        placeholder = waiting.pop(name)
-        if weight.shape != placeholder.shape:
-            raise CertificateError(f"{name} has the shape {tuple(placeholder.shape)}, not {tuple(weight.shape)}.")
-        weight = weight.to(device, dtype if weight.is_floating_point() else weight.dtype)
-        owner_name, _, leaf = name.rpartition(".")
-        owner = model.get_submodule(owner_name)
-        if isinstance(placeholder, nn.Parameter):
-            setattr(owner, leaf, nn.Parameter(weight, requires_grad=placeholder.requires_grad))
-        else:
-            owner.register_buffer(leaf, weight)
-        done += sizes[name]
-        if progress is not None:
-            progress(done, total)
-    waiting.update((name, buffer) for name, buffer in model.named_buffers() if buffer.is_meta)  # those not saved too
-    if waiting:
-        raise CertificateError("Some parameters or buffers were not filled:", faults=list(waiting))
+    plan, world = prepared.conversion.certificate.plan, world_of(gangs)
+    if world is None or world.rank == 0:
+        plan.check_copies(prepared.checkpoint.tensor)
+    weights = own_weights(prepared.model, plan, prepared.checkpoint, device=device, dtype=dtype, mmap=mmap)
+    fill(prepared.model, weights, device=device, dtype=dtype, progress=progress)
+    reduce_gradients(prepared.model)  # their hooks are on the parameters, which are others now

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent, indent
@@ -128,16 +128,18 @@ def run(command: Command, figures: Figures, *, private: bool = False) -> None:
 
 @contextmanager
 def _watched(pid: int, peaks: list[float], *, every: float = 0.005) -> Iterator[None]:
-    """Add the most private memory (MB) that a process has had to a list, looked at every few milliseconds."""
+    """Add the most private memory (MB) that a process has had to a list, looked at every few milliseconds.
+
+    Of one that has started others, it is that of whichever had the most.
+    """
     done, found = Event(), [0.0]
 
     def watch() -> None:
         while not done.wait(every):
-            try:
-                status = Path(f"/proc/{pid}/status").read_text()
-            except OSError:  # it has ended
-                return
-            found.extend(int(size) / 1024 for size in _ANONYMOUS.findall(status))
+            for each in _with_descendants(pid):
+                with suppress(OSError):  # it has ended
+                    status = Path(f"/proc/{each}/status").read_text()
+                    found.extend(int(size) / 1024 for size in _ANONYMOUS.findall(status))
 
     thread = Thread(target=watch)
     thread.start()
@@ -147,6 +149,13 @@ def _watched(pid: int, peaks: list[float], *, every: float = 0.005) -> Iterator[
         done.set()
         thread.join()
         peaks.append(max(found))
+
+
+def _with_descendants(pid: int) -> Iterator[int]:
+    yield pid
+    with suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            yield from _with_descendants(int(child))
 
 
 def table(rows: Sequence[tuple[Row, dict[str, Figures]]]) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import computing
+import scaling
 from fixtures import BENCH, SCAFFOLD, TOP, checkpoint_1b, family, project, smollm2
 from measure import Command, Row, timed
 
@@ -137,6 +139,29 @@ def load_copied() -> Row:
     )  # fmt: skip
 
 
+def load_ranks() -> Row:
+    """The same over ranks that share each tensor, nothing to change."""
+    return _over_ranks("2.2 GB bf16 checkpoint to a model over ranks on one machine, as it is")
+
+
+def load_ranks_copied() -> Row:
+    """The same, with every part copied into fresh memory."""
+    return _over_ranks("the same, every part in fresh memory", "--copied")
+
+
+def _over_ranks(what: str, *options: str) -> Row:
+    folder = family("llama_1b", checkpoint_1b())
+    script = str(TESTS / "bench" / "ranks.py")
+
+    def command(ranks: int) -> Command:
+        read = subprocess.run([PYTHON, script, "llama_1b", str(ranks)], cwd=folder, check=True, capture_output=True)
+        torchrun = [f"{PEER}/torchrun", "--standalone", "--nproc-per-node", str(ranks)]
+        name = f"{ranks} rank{'s' * (ranks > 1)}, {int(read.stdout) / 1e6:.0f} MB read by each"
+        return Command(name, [*torchrun, script, "llama_1b", *options], folder, inner=True)
+
+    return Row(what, command(4), [command(1), command(2)], "read a quarter")
+
+
 def load_gguf() -> Row:
     """SmolLM2 from its GGUF (Q4_1)."""
     path = smollm2()
@@ -233,10 +258,13 @@ ROWS: dict[str, Callable[[], Row]] = {
     "registry": registry,
     "load-mapped": load_mapped,
     "load-copied": load_copied,
+    "load-ranks": load_ranks,
+    "load-ranks-copied": load_ranks_copied,
     "load-gguf": load_gguf,
     **computing.ROWS,
     "keymap-names": keymap_names,
     "keymap-infer": keymap_infer,
     "keymap-certificate": keymap_certificate,
     "convert": convert,
+    **scaling.ROWS,
 }

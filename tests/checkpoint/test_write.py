@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from kinfold.checkpoint import Extent, Manifest, TensorInfo, open_checkpoint
 from kinfold.checkpoint import write as writing
-from kinfold.checkpoint.write import parse_size, plan_shards, write_safetensors
+from kinfold.checkpoint.shards import parse_size, plan_shards
+from kinfold.checkpoint.write import write_safetensors
 from kinfold.errors import CheckpointError
 
 TENSORS = {

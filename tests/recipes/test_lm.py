@@ -19,7 +19,7 @@ from verses import SIZES, TEXT, assert_same_run, call, losses, weights, write_ro
 
 from kinfold import load_model, load_tokenizer
 from kinfold.assets import user_cards_folder, write_card
-from kinfold.errors import CardError, ConfigError, KinfoldError, TrainingError
+from kinfold.errors import CardError, ConfigError, KinfoldError, ParallelError, TrainingError
 from kinfold.recipes.config import LmConfig
 from kinfold.recipes.data import Data, collate
 from kinfold.recipes.lm import LmUnit, read_data, train
@@ -238,6 +238,8 @@ def test_what_is_held_out_is_drawn_by_the_seed_and_nothing_is_in_both() -> None:
         ({"name": "a/b"}, CardError, "'a/b' cannot be the name of a card"),
         ({"valid_share": 0.5, "valid_data": "verses.txt"}, ConfigError, "exclude each other"),
         ({"validate_every_n_steps": 5}, ConfigError, "needs `valid_data` or `valid_share`"),
+        ({"sequence_parallel": True}, ConfigError, "`sequence_parallel` needs a `tp` of 2 or more"),
+        ({"tp": 2}, ParallelError, "tp=2 does not fit 1 process"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_written(

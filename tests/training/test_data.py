@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from kinfold.errors import TrainingError
+from kinfold.parallel import Gang
 from kinfold.training import BatchReader
+from kinfold.training.data import Uncounted
 
 
 class Numbers:
@@ -98,3 +100,23 @@ def test_every_fault_of_the_arguments_is_named() -> None:
     assert len(caught.value.faults) == 2
     with pytest.raises(TrainingError, match="drop_last leaves nothing: 2 samples are less than one batch of 3"):
         reader(size=2, drop_last=True)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_ranks_share_each_batch_and_their_place_is_that_of_one(num_workers: int) -> None:
+    whole = reader(batch_size=4)
+    shared = [reader(batch_size=4, gang=Gang("dp", rank, 3), num_workers=num_workers) for rank in range(3)]
+    for _ in range(2):
+        batches = list(whole)
+        shares = [list(numbers) for numbers in shared]
+        assert [len(batch) for batch in batches] == [4, 4, 2]
+        assert [len(own) for own in shares] == [3, 3, 3]
+        *ends, uncounted = [own[-1] for own in shares]
+        assert ends == [[number] for number in batches[-1]]
+        assert uncounted == Uncounted(batches[-1][:1])
+        for batch, *parts in zip(batches[:-1], *shares, strict=False):
+            assert sorted(chain(*parts)) == sorted(batch)
+        assert {str(numbers.state_dict()) for numbers in shared} == {str(whole.state_dict())}
+    resumed = reader(batch_size=4, gang=Gang("dp", 1, 2))
+    resumed.load_state_dict(shared[2].state_dict())
+    assert [len(own) for own in resumed] == [2, 2, 1]

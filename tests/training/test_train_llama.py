@@ -63,14 +63,16 @@ def test_a_compiled_llama_has_the_same_losses() -> None:
     assert compiled == losses_of(tiny_llama())
 
 
-def test_the_example_of_the_docs_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_the_docs_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
-    code = text.split("```python\n")[1].split("```")[0]
-    monkeypatch.setattr(kinfold, "load_model", lambda _name, *, dtype: tiny_llama(dtype=dtype))
+    code, ranks = (part.split("```")[0] for part in text.split("```python\n")[1:])
+    monkeypatch.setattr(kinfold, "load_model", lambda _name, *, dtype, **_: tiny_llama(dtype=dtype))
     monkeypatch.chdir(tmp_path)
     for steps in ("3", "6"):
         names: dict[str, Any] = {"samples": toy_samples(40), "__name__": "example"}
         exec(code.replace("1000", steps), names)
+        assert (names["result"].step_nr, names["result"].stopped) == (int(steps), False)
+        exec(ranks.replace("1000", steps).replace("tp=2", "tp=1"), names)  # the one rank that there is
         assert (names["result"].step_nr, names["result"].stopped) == (int(steps), False)
     assert sorted(path.name for path in (tmp_path / "runs" / "first").iterdir()) == [
         ".lock", "metrics.jsonl", "step_3", "step_6",

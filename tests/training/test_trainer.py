@@ -6,12 +6,15 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from llama_peer import tiny_llama
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import StepLR
 from toy import Kept, ToyModel, ToyUnit, collate, summed_loss, toy_model, toy_reader, toy_samples, toy_trainer
 
 from kinfold.errors import TrainingError
+from kinfold.parallel import pretended_gangs, shard_model
+from kinfold.parallel.native import native_plan
 from kinfold.training import SequenceBatch, Trainer
 
 
@@ -319,6 +322,32 @@ def test_every_fault_of_the_arguments_is_named_at_once(tmp_path: Any) -> None:
         "dtype = torch.float16: must be torch.float32 or torch.bfloat16",
         "final.weight, final.bias are torch.bfloat16: weights that are trained must be torch.float32, whatever dtype "
         "is",
+    )
+
+
+def test_what_does_not_fit_the_ranks_is_refused() -> None:
+    model = toy_model()
+    optimizer = sgd(model)
+    with pretended_gangs(tp=2, dp=2, ep=2) as gangs:
+        reader = toy_reader(gang=gangs["tp"])
+        spread = tiny_llama()
+        shard_model(spread, native_plan(spread), gangs)
+        with pytest.raises(TrainingError) as caught:
+            toy_trainer(unit=ToyUnit(model), optimizer=optimizer, data_reader=toy_reader(), gangs=gangs)
+        with pytest.raises(TrainingError) as without:
+            toy_trainer(unit=ToyUnit(spread), data_reader=reader)
+        with pytest.raises(TrainingError, match="batch_size = 1: must be 2 or more, a sample for each"):
+            toy_reader(batch_size=1, gang=gangs["dp"])
+    names = ", ".join(name for name, _ in model.named_parameters())
+    assert caught.value.faults == (
+        f"{names} are not spread over the gang dp: shard_data_parallel does that",
+        "the gang ep has 2 ranks: must be 1; training is over dp and tp",
+        f"{names} are not spread over the gang tp: shard_model does that",
+        "data_reader shares each batch among 1 ranks, and dp has 2: give it that gang",
+    )
+    assert without.value.faults == (
+        "the model is spread over ranks, and gangs is None",
+        "data_reader shares each batch among 2 ranks, and dp has 1: give it that gang",
     )
 
 

@@ -14,9 +14,12 @@ INTRODUCTION = (
     "tiny checkpoint with random weights, and the logits of 2 x 24 tokens. Of each, `scaffold new-family NAME --from",
     "CHECKPOINT` makes a family; by these logits it settles what neither config nor shapes say. Then `scaffold verify",
     "NAME --reference FILE` compares its logits of 2 x 40 other tokens with those of transformers (float64, at most",
-    "1e-4 of the largest apart), and every tensor that it exports with the checkpoint, bit for bit. Seconds are those",
-    "of both commands, on two cores that try two families at a time. The same is done in memory with other sizes and",
-    "options of each family: the variations of `tests/zoo/variations.py`.",
+    "1e-4 of the largest apart), and every tensor that it exports with the checkpoint, bit for bit. Last, a model is",
+    "sharded over 2, 4 and 8 ranks, all of which one process pretends to be: the parts that they have make up the",
+    "whole, bit for bit, or an error says what cannot be divided among so many; with eight times as many heads, and",
+    "eight times as wide, all can. Seconds are those of both commands, on two cores that try two families at a time.",
+    "The same is done in memory, and over 2 ranks, with other sizes and options of each family: the variations of",
+    "`tests/zoo/variations.py`.",
 )
 
 
@@ -25,8 +28,20 @@ def line(trial: Trial) -> str:
     seconds = " + ".join(f"{value:.1f}" for value in trial.seconds.values())
     if not trial.holds:
         return f"FAIL {trial.name:24} {seconds:>10} s  {why_not(trial)}"
-    found = f"parity {trial.parity:.0e}, {trial.round_trip}"
+    found = f"parity {trial.parity:.0e}, {trial.round_trip}, ranks: {ranks(trial)}"
     return f"ok   {trial.name:24} {seconds:>10} s  {found}; {trial.spec or 'as a Llama'}; {_open(trial)}"
+
+
+def ranks(trial: Trial) -> str:
+    """Over how many ranks a model can be spread, and what is in the way of the others: `2, 4; not 8: 4 query heads`."""
+    whole = ", ".join(number for number, faults in trial.indivisible.items() if not faults)
+    others = [f"not {number}: {_number(faults[0])}" for number, faults in trial.indivisible.items() if faults]
+    return "; ".join([*([whole] if whole else []), *others])
+
+
+def _number(fault: str) -> str:
+    """What a fault says cannot be divided, without where: `4 query heads`."""
+    return fault.partition(": ")[2].partition(" cannot")[0]
 
 
 def why_not(trial: Trial) -> str:
@@ -59,7 +74,7 @@ def page(trials: Sequence[Trial]) -> str:
             "## What one command takes",
             "",
             *_table(
-                ("family", "beyond sizes", "certificate", "parity", "round trip", "seconds", "variations", "assumed"),
+                _COLUMNS,
                 (_passing_row(trial, _variations(trial, trials)) for trial in families if trial.holds),
             ),
             "",
@@ -75,6 +90,11 @@ def page(trials: Sequence[Trial]) -> str:
     )
 
 
+_COLUMNS = (
+    "family", "beyond sizes", "certificate", "parity", "round trip", "ranks", "seconds", "variations", "assumed"
+)  # fmt: skip
+
+
 def _passing_row(trial: Trial, variations: Sequence[Trial]) -> tuple[str, ...]:
     return (
         trial.name,
@@ -82,6 +102,7 @@ def _passing_row(trial: Trial, variations: Sequence[Trial]) -> tuple[str, ...]:
         trial.certificate,
         f"{trial.parity:.0e}",
         trial.round_trip,
+        ranks(trial),
         f"{sum(trial.seconds.values()):.0f}",
         summary(variations) if variations else "",
         ", ".join(trial.open),

@@ -1,6 +1,7 @@
 """One checkpoint tried in this process, without a project: read, settled, compared and exported in memory.
 
-It is what `scaffold new-family` and `scaffold verify` do but for files and formatting, in a tenth of their time.
+It is what `scaffold new-family` and `scaffold verify` do but for files and formatting, in a tenth of their time; and a
+model is spread over 2 ranks.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from kinfold.scaffold.reading.read import read_checkpoint
 from kinfold.scaffold.reading.settle import settle
 from kinfold.scaffold.render.memory import load_family
 from kinfold.scaffold.spec.schema import dump_spec
-from zoo.trial import Trial, spec_in_words
+from zoo.sharding import shard_family
+from zoo.trial import WRONG_SHARDS, Trial, spec_in_words
 
 TOLERANCE = 1e-4
+RANKS = (2,)
 
 
 def try_quickly(folder: Path) -> Trial:
@@ -58,8 +61,12 @@ def _try(trial: Trial, folder: Path, checkpoint: Checkpoint) -> None:
     exported = family.converter.export(native, config, layout=reading.layout)
     different = [name for name in stored if name not in exported or not same_bits(exported[name], stored[name])]
     trial.round_trip = f"{len(stored)} tensors come back bit for bit"
+    sharding = shard_family(family.create, config, family.sharder, RANKS)
+    trial.indivisible = sharding.indivisible
     if different:
         trial.reason, trial.faults = "tensors do not come back bit for bit:", different
     elif trial.parity > TOLERANCE:
         trial.reason = f"logits of other tokens differ by {trial.parity:.1e} of the largest"
+    elif sharding.wrong:
+        trial.reason, trial.faults = WRONG_SHARDS, sharding.wrong
     trial.holds = not trial.reason

@@ -18,7 +18,20 @@ from zoo.make import main as make
 from zoo.page import page
 from zoo.trial import Trial
 
-PASSING = Trial("llama", True, spec="qk_norm", certificate="30", parity=2e-7, round_trip="30 back", open=["a = 1"])
+PASSING = Trial(
+    "llama",
+    True,
+    spec="qk_norm",
+    certificate="30",
+    parity=2e-7,
+    round_trip="30 back",
+    indivisible={
+        "2": [],
+        "4": [],
+        "8": ["a.b: 4 query heads cannot be divided among 8 ranks; 4 would do", "c"],
+    },
+    open=["a = 1"],
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +58,7 @@ def test_a_sound_checkpoint_passes_under_any_name(results: dict[str, Any]) -> No
     assert trial["parity"] < 1e-6
     assert trial["round_trip"].endswith("tensors come back bit for bit")
     assert trial["same_under_another_name"] is True
+    assert [len(faults) for faults in trial["indivisible"].values()] == [0, 0, 1]
 
 
 def test_one_logit_of_unseen_tokens_that_differs_by_a_hundredth_fails(results: dict[str, Any]) -> None:
@@ -83,7 +97,7 @@ def test_the_exit_status_is_1_if_a_family_fails_that_is_said_to_pass(
 def test_the_page_has_what_passes_what_does_not_and_what_is_not_tried() -> None:
     failing = Trial("llama+relu", reason="llama+relu does not fit:", faults=["a | b", "c", "d", "e", "f"])
     lines = page([PASSING, failing]).splitlines()
-    assert "| llama | qk_norm | 30 | 2e-07 | 30 back | 0 | 0 of 1 pass | a = 1 |" in lines
+    assert "| llama | qk_norm | 30 | 2e-07 | 30 back | 2, 4; not 8: 4 query heads | 0 | 0 of 1 pass | a = 1 |" in lines
     assert "| llama+relu |  | llama+relu does not fit: a \\| b; c; d; and 2 more |" in lines
     assert any("mixtral" in line and "experts" in line for line in lines)
     assert any(line.startswith("1 of 1 pass") for line in lines)

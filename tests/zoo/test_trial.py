@@ -47,17 +47,24 @@ def verify(*failing: str, left_out: str = "") -> str:
     return f"print({json.dumps({'checks': checks})!r}); sys.exit({bool(failing):d})"
 
 
+SHARDS = {"indivisible": {"2": [], "4": ["a: 2 query heads"]}, "wrong": []}
+
+
 @pytest.fixture
 def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trial]:
-    """Tries a checkpoint, with these source texts for the two commands."""
+    """Tries a checkpoint, with these source texts for the two commands, and this said of its shards."""
 
-    def attempt(new_family: str = NEW_FAMILY, verified: str = verify(), **options: Any) -> Trial:
+    def attempt(
+        new_family: str = NEW_FAMILY, verified: str = verify(), shards: dict[str, Any] = SHARDS, **options: Any
+    ) -> Trial:
         commands = {"init": "Path(sys.argv[2]).mkdir(); print('made')", "new-family": new_family, "verify": verified}
+        commands["shard"] = f"assert sys.argv[3] == 'zoolab.zoo_bloom_tied'; print({json.dumps(shards)!r})"
         script = tmp_path / "scaffold"
         begin = f"#!{sys.executable}\nimport json, sys, time\nfrom pathlib import Path\n"
         script.write_text(f"{begin}exec({commands!r}[sys.argv[1]])\n")
         script.chmod(0o755)
         monkeypatch.setattr(trials, "SCAFFOLD", str(script))
+        monkeypatch.setattr(trials, "SHARDING", (str(script), "shard"))
         checkpoint = tmp_path / "bloom+tied"
         checkpoint.mkdir()
         (checkpoint / "config.json").write_text('{"model_type": "bloom", "architectures": ["Bloom"], "n_head": 4}')
@@ -77,6 +84,7 @@ def test_what_the_commands_say_is_kept(attempt: Callable[..., Trial]) -> None:
         certificate="30 used once",
         parity=3e-8,
         round_trip="30 tensors come back bit for bit",
+        indivisible={"2": [], "4": ["a: 2 query heads"]},
         open=["norm_offset = 0"],
         same_under_another_name=True,
     )
@@ -108,6 +116,12 @@ def test_checks_that_fail_are_the_reason(attempt: Callable[..., Trial]) -> None:
         "parity with reference.safetensors: logits differ by 3.0e-08 of the largest"
     )
     assert trial.faults == ["fault of round trip", "fault of parity with reference.safetensors"]
+
+
+def test_shards_that_do_not_make_up_the_whole_are_the_reason(attempt: Callable[..., Trial]) -> None:
+    trial = attempt(shards={**SHARDS, "wrong": ["tp=2: final_proj.weight is lost"]})
+    assert (trial.holds, trial.reason) == (False, "what its ranks have does not make up the whole:")
+    assert trial.faults == ["tp=2: final_proj.weight is lost"]
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -1,6 +1,6 @@
-"""One checkpoint tried: a family made from it by one command, and what `scaffold verify` proves of that family.
+"""One checkpoint tried: a family made from it by one command, what `scaffold verify` proves of it, and its shards.
 
-The public commands alone are called, each in a process of its own.
+Public names alone are called, each command in a process of its own.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ import yaml
 
 PROJECT = "zoolab"
 SCAFFOLD = str(Path(sys.executable).with_name("scaffold"))
+SHARDING = (sys.executable, str(Path(__file__).with_name("sharding.py")))
 SECONDS = 120
 """How long a command may take; it takes two or three seconds."""
 
+WRONG_SHARDS = "what its ranks have does not make up the whole:"
 LONGEST = 40
 """Characters of a value that is shown; the rules of a key map are longer."""
 
@@ -47,6 +49,8 @@ class Trial:
         certificate: What the certificate says.
         parity: How far the logits are from the reference, relative to the largest; None where nothing was computed.
         round_trip: What came back when the checkpoint was exported.
+        indivisible: By the number of ranks, what cannot be divided among them (`zoo.sharding`); nothing where what
+            they have of the model makes up the whole.
         open: The facts that are assumed, as `name = value`.
         same_under_another_name: Whether nonsense for `model_type` and `architectures` gives the same files; None
             where that was not tried.
@@ -61,6 +65,7 @@ class Trial:
     certificate: str = ""
     parity: float | None = None
     round_trip: str = ""
+    indivisible: dict[str, list[str]] = field(default_factory=dict)
     open: list[str] = field(default_factory=list)
     same_under_another_name: bool | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -101,6 +106,7 @@ def try_checkpoint(
         if nonsense:
             _rename_family(trial, made, checkpoint, shutil.copytree(project, work / "other" / PROJECT), options)
         _verify(trial, checkpoint, work / PROJECT)
+        _shard(trial, work / PROJECT)
         trial.holds = True
     except Failed as failure:
         shown = [_without_places(text, checkpoint, work) for text in (failure.reason, *failure.faults)]
@@ -150,6 +156,13 @@ def _verify(trial: Trial, checkpoint: Path, project: Path) -> None:
         raise Failed(f"`scaffold verify` did not check {', '.join(sorted(missing))}", [])
 
 
+def _shard(trial: Trial, project: Path) -> None:
+    found = json.loads(_run(str(project), f"{PROJECT}.{_family(trial)}", program=SHARDING, cwd=project))
+    trial.indivisible = found["indivisible"]
+    if found["wrong"]:
+        raise Failed(WRONG_SHARDS, found["wrong"])
+
+
 def spec_in_words(spec: dict[str, Any]) -> str:
     """What a spec says beyond sizes: `qk_norm, ffn.activation gelu`."""
     said = {key: value for key, value in spec.items() if key != "archs"}
@@ -185,19 +198,20 @@ def _timed(trial: Trial, label: str, *command: str, cwd: Path, allowed: tuple[in
     return json.loads(printed)
 
 
-def _run(*command: str, cwd: Path, allowed: tuple[int, ...] = (0,)) -> str:
-    """Run `scaffold`; what it prints.
+def _run(*command: str, cwd: Path, allowed: tuple[int, ...] = (0,), program: Sequence[str] = ()) -> str:
+    """Run a command of `scaffold`, or another program; what it prints.
 
     Raises:
         Failed: It ends with another exit status than those allowed, prints nothing, or does not end.
     """
+    program = program or (SCAFFOLD,)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
-            [SCAFFOLD, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+            [*program, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise Failed(f"`scaffold {command[0]}` does not end within {SECONDS} s", []) from None
+        raise Failed(f"`{Path(program[-1]).name} {command[0]}` does not end within {SECONDS} s", []) from None
     if done.returncode in allowed and done.stdout:
         return done.stdout
     raise _failure(done.stderr or f"exit status {done.returncode}")

@@ -2,7 +2,7 @@
 
 from kinfold_zoo.llama.archs import llama_arch, llama_archs
 from kinfold_zoo.llama.factory import LlamaConfig, create_llama_model
-from kinfold_zoo.llama.loader import load_llama_model
+from kinfold_zoo.llama.loader import load_llama_model, shard_llama_model
 from kinfold_zoo.llama.model import LlamaDecoder, LlamaDecoderLayer, LlamaModel
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "llama_arch",
     "llama_archs",
     "load_llama_model",
+    "shard_llama_model",
 ]

@@ -1,9 +1,13 @@
-"""Loading Llama checkpoints: the key maps, the converter and the loader."""
+"""Loading Llama checkpoints: key maps, converter, shard plan and loader."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kinfold import CheckpointConverter, StandardModelConfigLoader, StandardModelLoader, load_model, model_factories
 from kinfold.keymap import KeyMap, drop, permute_rotary, rename, tie
+from kinfold.parallel import Gang, ShardPlan, shard_model
+from torch import nn
 
 from kinfold_zoo.llama.archs import llama_archs
 from kinfold_zoo.llama.factory import LlamaConfig, create_llama_model
@@ -70,10 +74,50 @@ convert_llama_checkpoint = CheckpointConverter(
     gguf=gguf_key_map,
 )
 
+llama_shard_plan = ShardPlan(
+    {
+        "decoder_frontend": "scatter",
+        "decoder_frontend.embed": "vocabulary",
+        "decoder.layers.{layer}.self_attn": "block",
+        "decoder.layers.{layer}.self_attn.q_proj": "column",
+        "decoder.layers.{layer}.self_attn.k_proj": "column",
+        "decoder.layers.{layer}.self_attn.v_proj": "column",
+        "decoder.layers.{layer}.self_attn.output_proj": "row",
+        "decoder.layers.{layer}.self_attn_layer_norm": "sequence",
+        "decoder.layers.{layer}.ffn": "block",
+        "decoder.layers.{layer}.ffn.gate_proj": "column",
+        "decoder.layers.{layer}.ffn.inner_proj": "column",
+        "decoder.layers.{layer}.ffn.output_proj": "row",
+        "decoder.layers.{layer}.ffn_layer_norm": "sequence",
+        "decoder.layer_norm": "sequence",
+        "final_proj": "vocabulary",
+    }
+)
+"""How its modules are spread over the ranks of a gang."""
+
+
+def shard_llama_model(
+    model: nn.Module, config: LlamaConfig, gangs: Mapping[str, Gang], *, sequence_parallel: bool = False
+) -> None:
+    """Spread a model over ranks, in place.
+
+    Args:
+        model: The model, on the meta device or with weights.
+        config: Its config.
+        gangs: Those of this rank, `setup_gangs(tp=...)`.
+        sequence_parallel: Spread vectors between blocks along the sequence, too.
+
+    Raises:
+        ParallelError: Heads or widths cannot be divided among the ranks; lists all.
+    """
+    shard_model(model, llama_shard_plan, gangs, sequence_parallel=sequence_parallel)
+
+
 load_llama_model = StandardModelLoader(
     config_loader=StandardModelConfigLoader("llama", LlamaConfig, llama_archs),
     factory=create_llama_model,
     checkpoint_converter=convert_llama_checkpoint,
+    sharder=shard_llama_model,
 )
 
 model_factories.register("llama", create_llama_model, LlamaConfig, llama_archs)

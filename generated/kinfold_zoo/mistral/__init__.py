@@ -2,7 +2,7 @@
 
 from kinfold_zoo.mistral.archs import mistral_arch, mistral_archs
 from kinfold_zoo.mistral.factory import MistralConfig, create_mistral_model
-from kinfold_zoo.mistral.loader import load_mistral_model
+from kinfold_zoo.mistral.loader import load_mistral_model, shard_mistral_model
 from kinfold_zoo.mistral.model import MistralDecoder, MistralDecoderLayer, MistralModel
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "load_mistral_model",
     "mistral_arch",
     "mistral_archs",
+    "shard_mistral_model",
 ]

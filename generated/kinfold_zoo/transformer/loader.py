@@ -1,9 +1,13 @@
-"""Loading Transformer checkpoints: the key maps, the converter and the loader."""
+"""Loading Transformer checkpoints: key maps, converter, shard plan and loader."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kinfold import CheckpointConverter, StandardModelConfigLoader, StandardModelLoader, load_model, model_factories
 from kinfold.keymap import KeyMap, rename
+from kinfold.parallel import Gang, ShardPlan, shard_model
+from torch import nn
 
 from kinfold_zoo.transformer.archs import transformer_archs
 from kinfold_zoo.transformer.factory import TransformerConfig, create_transformer_model
@@ -101,10 +105,66 @@ convert_transformer_checkpoint = CheckpointConverter(
     hf=hf_key_map,
 )
 
+transformer_shard_plan = ShardPlan(
+    {
+        "encoder_frontend": "scatter",
+        "encoder_frontend.embed": "vocabulary",
+        "encoder.layers.{layer}.self_attn": "block",
+        "encoder.layers.{layer}.self_attn.q_proj": "column",
+        "encoder.layers.{layer}.self_attn.k_proj": "column",
+        "encoder.layers.{layer}.self_attn.v_proj": "column",
+        "encoder.layers.{layer}.self_attn.output_proj": "row",
+        "encoder.layers.{layer}.self_attn_layer_norm": "sequence",
+        "encoder.layers.{layer}.ffn": "block",
+        "encoder.layers.{layer}.ffn.inner_proj": "column",
+        "encoder.layers.{layer}.ffn.output_proj": "row",
+        "encoder.layers.{layer}.ffn_layer_norm": "sequence",
+        "decoder_frontend": "scatter",
+        "decoder_frontend.embed": "vocabulary",
+        "decoder.layers.{layer}.self_attn": "block",
+        "decoder.layers.{layer}.self_attn.q_proj": "column",
+        "decoder.layers.{layer}.self_attn.k_proj": "column",
+        "decoder.layers.{layer}.self_attn.v_proj": "column",
+        "decoder.layers.{layer}.self_attn.output_proj": "row",
+        "decoder.layers.{layer}.self_attn_layer_norm": "sequence",
+        "decoder.layers.{layer}.encoder_decoder_attn": "block",
+        "decoder.layers.{layer}.encoder_decoder_attn.q_proj": "column",
+        "decoder.layers.{layer}.encoder_decoder_attn.k_proj": "column",
+        "decoder.layers.{layer}.encoder_decoder_attn.v_proj": "column",
+        "decoder.layers.{layer}.encoder_decoder_attn.output_proj": "row",
+        "decoder.layers.{layer}.encoder_decoder_attn_layer_norm": "sequence",
+        "decoder.layers.{layer}.ffn": "block",
+        "decoder.layers.{layer}.ffn.inner_proj": "column",
+        "decoder.layers.{layer}.ffn.output_proj": "row",
+        "decoder.layers.{layer}.ffn_layer_norm": "sequence",
+        "final_proj": "vocabulary",
+    }
+)
+"""How its modules are spread over the ranks of a gang."""
+
+
+def shard_transformer_model(
+    model: nn.Module, config: TransformerConfig, gangs: Mapping[str, Gang], *, sequence_parallel: bool = False
+) -> None:
+    """Spread a model over ranks, in place.
+
+    Args:
+        model: The model, on the meta device or with weights.
+        config: Its config.
+        gangs: Those of this rank, `setup_gangs(tp=...)`.
+        sequence_parallel: Spread vectors between blocks along the sequence, too.
+
+    Raises:
+        ParallelError: Heads or widths cannot be divided among the ranks; lists all.
+    """
+    shard_model(model, transformer_shard_plan, gangs, sequence_parallel=sequence_parallel)
+
+
 load_transformer_model = StandardModelLoader(
     config_loader=StandardModelConfigLoader("transformer", TransformerConfig, transformer_archs),
     factory=create_transformer_model,
     checkpoint_converter=convert_transformer_checkpoint,
+    sharder=shard_transformer_model,
 )
 
 model_factories.register("transformer", create_transformer_model, TransformerConfig, transformer_archs)

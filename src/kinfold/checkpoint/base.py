@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Block = tuple[range, ...]
+"""A part of a tensor: along each dimension a range with step 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
     """Where the values of a tensor lie in a file, just as they are in memory, without gaps."""
@@ -67,6 +71,22 @@ class Checkpoint(ABC):
         Raises:
             CheckpointError: There is no such tensor.
         """
+
+    def block(self, name: str, block: Block) -> Tensor:
+        """Read a block of one tensor, mapped to the file where that is possible.
+
+        Args:
+            name: The name of the tensor.
+            block: The positions along each of its dimensions, without gaps.
+
+        Raises:
+            CheckpointError: There is no such tensor.
+        """
+        tensor = self.tensor(name)
+        part = tensor[tuple(slice(positions.start, positions.stop) for positions in block)]
+        # Where it is not mapped with its whole file, it has memory of its own, all of which a view would keep.
+        keeps_more = part.numel() < tensor.numel() and tensor.untyped_storage().nbytes() == tensor.nbytes
+        return part.clone() if keeps_more else part
 
     def extent(self, name: str) -> Extent | None:
         """Where a tensor lies in its file, for copying it there without reading it; None where that is not known."""

@@ -1,7 +1,8 @@
 """Checkpoints of torch.distributed.checkpoint (DCP), read and written by torch itself, in one process.
 
 Such a folder has `.metadata`, which is a pickle that torch loads without any guard, and files with the tensors, each
-tensor in one chunk or several.
+tensor in one chunk or several: those of the ranks that wrote it. Any part of a tensor is read from the chunks that it
+lies in, so that other ranks, or one process, may read what some have written.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from kinfold.checkpoint.base import Checkpoint, Readable
-from kinfold.checkpoint.dcp_torch import DcpReader, cause_of, without_group
+from kinfold.checkpoint.base import Block, Checkpoint, Readable
+from kinfold.checkpoint.dcp_torch import BlockPlanner, DcpReader, cause_of, without_group
 from kinfold.checkpoint.manifest import ITEMSIZES, Manifest, TensorInfo
 from kinfold.checkpoint.nested import find_state_dict
-from kinfold.checkpoint.write import fill_files
+from kinfold.checkpoint.shards import fill_files
 from kinfold.errors import CheckpointError, KinfoldError, UnsupportedError, nearest
 
 
@@ -69,15 +70,23 @@ class DcpCheckpoint(Checkpoint):
             raise CheckpointError(f"{folder} is damaged:", faults=faults)
 
     def tensor(self, name: str, *, mmap: bool = True) -> Tensor:
-        if name not in self._keys:
-            raise CheckpointError(f"{self.path} has no tensor {name!r}.", hint=nearest(name, self._keys))
-        info = self.manifest[name]
-        read = torch.empty(info.shape, dtype=getattr(torch, info.dtype))
+        return self.block(name, tuple(map(range, self._info(name).shape)))
+
+    def block(self, name: str, block: Block) -> Tensor:
+        """Read a block of one tensor into fresh memory, from no other chunks than those it lies in."""
+        read = torch.empty([len(positions) for positions in block], dtype=getattr(torch, self._info(name).dtype))
+        key = str(self._keys[name])
+        planner = BlockPlanner(key, [positions.start for positions in block], read)
         try:
-            without_group(load, {str(self._keys[name]): read}, storage_reader=self._reader)
+            without_group(load, {key: read}, storage_reader=self._reader, planner=planner)
         except (Exception, CheckpointException) as error:  # what torch meets in a damaged file may be anything
             raise CheckpointError(f"{self.path}: tensor {name} cannot be read: {cause_of(error)}") from error
         return read
+
+    def _info(self, name: str) -> TensorInfo:
+        if name not in self._keys:
+            raise CheckpointError(f"{self.path} has no tensor {name!r}.", hint=nearest(name, self._keys))
+        return self.manifest[name]
 
     def close(self) -> None:
         """Nothing is kept open."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.planner import LoadPlan
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from kinfold.checkpoint.manifest import ITEMSIZES
 from kinfold.checkpoint.names import DCP_METADATA
@@ -49,6 +53,31 @@ class DcpReader(filesystem.FileSystemReader):
         if self._metadata is None:
             self._metadata = _read_metadata(Path(self.path))
         return self._metadata
+
+
+class BlockPlanner(DefaultLoadPlanner):
+    """Plans what a block of one tensor is read from.
+
+    Args:
+        key: The tensor, as the metadata call it.
+        start: Where the block begins, along each dimension.
+        into: The memory of the block.
+    """
+
+    def __init__(self, key: str, start: Sequence[int], into: Tensor) -> None:
+        super().__init__()
+        self._key = key
+        self._chunk = metadata.ChunkStorageMetadata(torch.Size(start), into.shape)
+        self._into = into
+
+    def create_local_plan(self) -> LoadPlan:
+        known: Any = self.metadata
+        return LoadPlan(
+            create_read_items_for_chunk_list(self._key, known.state_dict_metadata[self._key], [self._chunk])
+        )
+
+    def lookup_tensor(self, index: metadata.MetadataIndex) -> Tensor:
+        return self._into
 
 
 class _Unpickler(pickle.Unpickler):

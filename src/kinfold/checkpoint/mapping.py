@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,14 +12,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_NO_RESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+"""Python has the name of it since 3.13."""
+
+
 def map_privately(path: Path) -> Tensor:
     """The bytes of a file, uint8, (size,), mapped copy on write.
 
-    Nothing is read before it is looked at; what is written goes to fresh memory and never to the file.
+    Nothing is read before it is looked at; what is written goes to fresh memory and never to the file. The file may be
+    larger than memory: Linux would refuse that, as all of it might be written to, if memory were set aside for it.
     """
     import torch
 
-    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    with path.open("rb") as file:
+        flags, access = mmap.MAP_PRIVATE | _NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+        return torch.frombuffer(mmap.mmap(file.fileno(), 0, flags, access), dtype=torch.uint8)
 
 
 def read_slice(mapping: Tensor, start: int, count: int, dtype: torch.dtype, *, copy: bool) -> Tensor:

@@ -2,128 +2,53 @@
 
 The shards follow from names, shapes and dtypes alone, so that headers are written before any tensor is read. A tensor
 that lies in a file just as it is to be is copied there by the kernel; of any other, its memory is written as it lies.
+
+Several ranks share the work. Each begins at a file of its own and goes through all files from there; of each it takes
+one part after the other until none is left. So ranks are apart as long as there is enough to do, nobody waits, and what
+is left at the end, be it a single file, is written by all. Who is the last to put parts of a file on the disk gives it
+its name.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kinfold.checkpoint.base import Extent, Readable
-from kinfold.checkpoint.header import DTYPES
-from kinfold.checkpoint.manifest import ITEMSIZES, Manifest, TensorInfo
-from kinfold.checkpoint.names import INDEX, SINGLE
+from kinfold.checkpoint.crew import Crew
+from kinfold.checkpoint.manifest import TensorInfo
+from kinfold.checkpoint.names import INDEX
+from kinfold.checkpoint.shards import Origins, Part, Shard, index_of
 from kinfold.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-T = TypeVar("T")
-
 Wrote = Callable[[int], None]
 """Called with the number of bytes that have been written since the last call."""
 
-_NAMES: Mapping[str, str] = {dtype: name for name, dtype in DTYPES.items()}
-_UNITS: Mapping[str, int] = {
-    "": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30,
-}  # fmt: skip
+_Write = Callable[[BinaryIO, str, TensorInfo], Iterable[int]]
+
 _PIECE = 64 * 2**20
 _SYNC_EVERY = 256 * 2**20
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One file.
-
-    Attributes:
-        file: Its name.
-        manifest: Its tensors in the order of the file: those of wide values first, so that all are aligned.
-    """
-
-    file: str
-    manifest: Manifest
-
-    @cached_property
-    def header(self) -> bytes:
-        """What stands before the tensors, as the safetensors package writes it: a multiple of 8 bytes."""
-        entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        end = 0
-        for name, info in self.manifest.items():
-            start, end = end, end + info.nbytes
-            entries[name] = {"dtype": _NAMES[info.dtype], "shape": list(info.shape), "data_offsets": [start, end]}
-        text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of its tensors."""
-        return sum(info.nbytes for info in self.manifest.values())
-
-
-def parse_size(size: int | str) -> int:
-    """A number of bytes, such as 5000000000, "5GB" or "200 MiB".
-
-    Raises:
-        CheckpointError: It is none, or not above 0.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))
-    if not found or found[2].upper() not in _UNITS or (count := int(float(found[1]) * _UNITS[found[2].upper()])) < 1:
-        raise CheckpointError(
-            f"{size!r} is no size of a file.", hint='Say it so: "5GB", "200MB", or a number of bytes.'
-        )
-    return count
-
-
-def plan_shards(manifest: Manifest, max_shard_size: int | str) -> list[Shard]:
-    """The files that tensors are written to: in their order, each file as full as it may be.
-
-    A tensor that is larger than `max_shard_size` has a file of its own.
-
-    Raises:
-        CheckpointError: A dtype cannot be written, or a name is none that the format allows.
-    """
-    limit = parse_size(max_shard_size)
-    faults = [f"tensor {name}: {i.dtype} cannot be written" for name, i in manifest.items() if i.dtype not in _NAMES]
-    faults += ["a tensor is called '__metadata__', which the format keeps for itself"] * ("__metadata__" in manifest)
-    if faults:
-        raise CheckpointError("These tensors cannot be written as safetensors:", faults=faults)
-    groups = fill_files(manifest, lambda name: manifest[name].nbytes, limit)
-    count = len(groups)
-    names = (
-        [f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)] if count > 1 else [SINGLE]
-    )
-    return [
-        Shard(name, _aligned({key: manifest[key] for key in group})) for name, group in zip(names, groups, strict=True)
-    ]
-
-
-def fill_files(items: Iterable[T], nbytes_of: Callable[[T], int], limit: int) -> list[list[T]]:
-    """What goes into each file: items in their order, each file as full as it may be, and at least one file.
-
-    An item that is larger than the limit has a file of its own.
-    """
-    files: list[list[T]] = [[]]
-    filled = 0
-    for item in items:
-        nbytes = nbytes_of(item)
-        if files[-1] and filled + nbytes > limit:
-            files.append([])
-            filled = 0
-        files[-1].append(item)
-        filled += nbytes
-    return files
-
-
-def write_safetensors(folder: Path, shards: Iterable[Shard], source: Readable, *, wrote: Wrote | None = None) -> None:
+def write_safetensors(
+    folder: Path,
+    shards: Iterable[Shard],
+    source: Readable,
+    *,
+    wrote: Wrote | None = None,
+    crew: Crew | None = None,
+    origins: Origins = lambda name: (name,),
+    pieces: Callable[[str], Iterable[Tensor]] | None = None,
+) -> None:
     """Write shards, and the index if there are several.
 
     A file has its name only once it is complete and safe on the disk; one that is there already is left as it is, so
@@ -134,38 +59,42 @@ def write_safetensors(folder: Path, shards: Iterable[Shard], source: Readable, *
         shards: What to write.
         source: The tensors.
         wrote: Called as bytes are written, also for those of files that are there already.
+        crew: The ranks that do it together: each calls this with the same arguments, and returns when all is written.
+        origins: What a tensor is made of. Neighbours that have some of it in common are written by one rank.
+        pieces: Gives the values of a tensor in pieces, each of which is let go of before there is the next; None for
+            all of them at once.
 
     Raises:
         CheckpointError: A tensor is not what the shard says, or its file has been cut off meanwhile.
+        RankError: Another rank has failed.
     """
     shards = list(shards)
-    folder.mkdir(parents=True, exist_ok=True)
+    crew = crew or Crew()
     wrote = wrote or (lambda nbytes: None)
+    complete = crew.told("complete", lambda: _cleared(folder, shards))
+    write = partial(_write_tensor, source=source, pieces=pieces)
+    start = crew.rank * len(shards) // crew.size
     with ThreadPoolExecutor(1) as disk:  # it waits for the disk while the next shard is written
         finishing: list[Future[None]] = []
-        for shard in shards:
-            if _is_complete(folder / shard.file, shard):
-                wrote(shard.nbytes)
-                continue
-            file = (folder / f"{shard.file}.partial").open("wb", buffering=0)
-            try:
-                _write_shard(file, shard, source, wrote, disk)
-            except BaseException:
-                file.close()
-                raise
-            finishing.append(disk.submit(_finish, file, folder / shard.file))
+        for shard in shards[start:] + shards[:start]:
+            parts = shard.parts(origins)
+            taken = _taken(shard.file, parts, crew)
+            if shard.file in complete:
+                wrote(sum(part.nbytes for part in taken))
+            elif first := next(taken, None):
+                file, count = _write_parts(folder / shard.file, chain([first], taken), write, wrote, disk)
+                finishing.append(disk.submit(_keep, file, folder / shard.file, crew, count, len(parts)))
             for done in [future for future in finishing if future.done()]:
                 done.result()
         for future in finishing:
             future.result()
-    if len(shards) > 1:
-        write_synced(folder / INDEX, _index(shards))
+    crew.meet("written")
+    crew.told("concluded", lambda: _conclude(folder, shards))
 
 
 def write_synced(path: Path, data: bytes) -> None:
     """Write a small file that is complete, and safe on the disk, once it has its name."""
-    partial = path.with_name(f"{path.name}.partial")
-    file = partial.open("wb", buffering=0)
+    file = _partial(path).open("wb", buffering=0)
     try:
         _write_all(file, memoryview(data))
     except BaseException:
@@ -174,42 +103,83 @@ def write_synced(path: Path, data: bytes) -> None:
     _finish(file, path)
 
 
-def _aligned(group: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    return dict(sorted(group.items(), key=lambda item: -ITEMSIZES[item[1].dtype]))
+def _taken(file: str, parts: Sequence[Part], crew: Crew) -> Iterator[Part]:
+    """The parts of a file that no other rank has taken, one after the other."""
+    while (number := crew.add(f"taken {file}", 1) - 1) < len(parts):
+        yield parts[number]
 
 
-def _index(shards: Iterable[Shard]) -> bytes:
-    """The index of shards, as transformers writes it."""
-    weight_map = {name: shard.file for shard in shards for name in shard.manifest}
-    total = sum(shard.nbytes for shard in shards)
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    return (json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+def _cleared(folder: Path, shards: Iterable[Shard]) -> list[str]:
+    """Remove what is left of files that are not complete; gives the names of those that are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    complete = [shard.file for shard in shards if shard.is_in(folder)]
+    for shard in shards:
+        _partial(folder / shard.file).unlink(missing_ok=True)
+    return complete
 
 
-def _is_complete(path: Path, shard: Shard) -> bool:
-    """Whether a file is there and, by its header and length, the shard."""
-    if not path.is_file() or path.stat().st_size != len(shard.header) + shard.nbytes:
-        return False
-    with path.open("rb") as file:
-        return file.read(len(shard.header)) == shard.header
+def _conclude(folder: Path, shards: Sequence[Shard]) -> None:
+    """Write the index, if there are several files."""
+    if missing := [shard.file for shard in shards if not shard.is_in(folder)]:
+        raise CheckpointError(f"Files in {folder} were complete, and are so no more:", faults=missing)
+    if len(shards) > 1:
+        write_synced(folder / INDEX, index_of(shards))
 
 
-def _write_shard(file: BinaryIO, shard: Shard, source: Readable, wrote: Wrote, disk: ThreadPoolExecutor) -> None:
-    """Header and tensors; the disk is kept busy meanwhile, so that the last sync has less to wait for."""
-    _write_all(file, memoryview(shard.header))
-    unsynced, syncing = 0, disk.submit(int)
+def _partial(path: Path) -> Path:
+    """What a file is called until it is complete."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def _write_parts(
+    path: Path, parts: Iterable[Part], write: _Write, wrote: Wrote, disk: ThreadPoolExecutor
+) -> tuple[BinaryIO, int]:
+    """Write parts of a file, to which others write, too; gives the open file, and how many parts there were.
+
+    The disk is kept busy meanwhile, so that the last sync has less to wait for.
+    """
+    file = open(_partial(path), "r+b", buffering=0, opener=_created)  # noqa: SIM115  (closed by `_keep`)
+    count, unsynced, syncing = 0, 0, disk.submit(lambda: None)
     try:
-        for name, info in shard.manifest.items():
-            for nbytes in _write_tensor(file, name, info, source):
-                wrote(nbytes)
-                unsynced += nbytes
-                if unsynced >= _SYNC_EVERY and syncing.done():
-                    syncing, unsynced = disk.submit(os.fsync, file.fileno()), 0
-    finally:
-        syncing.result()  # before anybody closes the file
+        for part in parts:
+            count += 1
+            file.seek(part.start)
+            _write_all(file, memoryview(part.header))
+            for name, info in part.manifest.items():
+                for nbytes in write(file, name, info):
+                    wrote(nbytes)
+                    unsynced += nbytes
+                    if unsynced >= _SYNC_EVERY and syncing.done():
+                        syncing.result()
+                        syncing, unsynced = disk.submit(os.fsync, file.fileno()), 0
+        syncing.result()
+    except BaseException:
+        wait([syncing])  # before anybody closes the file
+        file.close()
+        raise
+    return file, count
 
 
-def _write_tensor(file: BinaryIO, name: str, info: TensorInfo, source: Readable) -> Iterator[int]:
+def _created(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT, 0o666)
+
+
+def _keep(file: BinaryIO, path: Path, crew: Crew, count: int, of: int) -> None:
+    """Put what was written of a file on the disk; give it its name if that was all that was missing."""
+    with file:
+        os.fsync(file.fileno())
+    if crew.add(f"kept {path.name}", count) == of:
+        os.replace(file.name, path)
+
+
+def _write_tensor(
+    file: BinaryIO,
+    name: str,
+    info: TensorInfo,
+    *,
+    source: Readable,
+    pieces: Callable[[str], Iterable[Tensor]] | None,
+) -> Iterator[int]:
     """Write one tensor piece by piece, and give the bytes of each."""
     extent = source.extent(name)
     if extent is not None:
@@ -217,16 +187,25 @@ def _write_tensor(file: BinaryIO, name: str, info: TensorInfo, source: Readable)
             raise CheckpointError(f"{name} has {extent.nbytes} bytes in {extent.file}, not {info.nbytes}.")
         if hasattr(os, "copy_file_range") and (yield from _copy_extent(file, name, extent)):
             return
+    count = 0
+    for values in pieces(name) if pieces else _whole(name, info, source):
+        data = _bytes(values)
+        for start in range(0, len(data), _PIECE):
+            piece = data[start : start + _PIECE]
+            _write_all(file, piece)
+            yield len(piece)
+        count += len(data)
+    if count != info.nbytes:
+        raise CheckpointError(f"{name} has {count} bytes, not {info.nbytes}.")
+
+
+def _whole(name: str, info: TensorInfo, source: Readable) -> list[Tensor]:
     tensor = source.tensor(name)
     if (tuple(tensor.shape), str(tensor.dtype)) != (info.shape, f"torch.{info.dtype}"):
         raise CheckpointError(
             f"{name} is {tensor.dtype} {tuple(tensor.shape)}, where {info.dtype} {info.shape} was expected."
         )
-    data = _bytes(tensor)
-    for start in range(0, len(data), _PIECE):
-        piece = data[start : start + _PIECE]
-        _write_all(file, piece)
-        yield len(piece)
+    return [tensor]
 
 
 def _copy_extent(file: BinaryIO, name: str, extent: Extent) -> Generator[int, None, bool]:

@@ -1,6 +1,8 @@
 """Converting a checkpoint from one layout to another, on disk, one tensor at a time.
 
 source layout -> native -> other layout, each tensor by itself -> shards -> the destination, in one step
+
+Several ranks prepare the same, each by itself from headers; they share the writing only.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ import msgspec
 from kinfold import __version__
 from kinfold.assets import AssetCard
 from kinfold.checkpoint import Manifest, open_checkpoint
+from kinfold.checkpoint.crew import Crew, crew_of
 from kinfold.checkpoint.names import DCP_METADATA, PICKLE_SUFFIXES
-from kinfold.checkpoint.write import Shard, parse_size, plan_shards, write_safetensors, write_synced
+from kinfold.checkpoint.shards import Shard, parse_size, plan_shards
+from kinfold.checkpoint.write import write_safetensors, write_synced
 from kinfold.conversion.companions import CONFIG, companions, config_file
 from kinfold.conversion.hf_config import stated_otherwise
 from kinfold.conversion.route import Route
-from kinfold.conversion.unfinished import made_whole, was_made
+from kinfold.conversion.unfinished import differences, made_together, was_made
 from kinfold.converter import NATIVE, CheckpointConverter
 from kinfold.errors import CheckpointError, KeyMapError, nearest
 from kinfold.keymap import Plan, certify
@@ -30,6 +34,8 @@ from kinfold.loader import PreparedModel, find_card, load_model, model_manifest
 
 if TYPE_CHECKING:
     import torch
+
+    from kinfold.parallel import Gangs
 
 Format = Literal["safetensors", "dcp"]
 Progress = Callable[[int, int], None]
@@ -79,13 +85,14 @@ def convert_checkpoint(
     format: Format = "safetensors",
     config: bool = True,
     restart: bool = False,
+    gangs: Gangs | None = None,
     progress: Progress | None = None,
 ) -> Converted:
     """Write a checkpoint in another layout.
 
     The destination is there complete or not at all. After an interruption the same call goes on with what is
-    complete. One tensor, and what it is made of, is in memory at a time; one that stays as it is, is copied by the
-    kernel.
+    complete, by as many ranks as there are then. One tensor, and what it is made of, is in memory at a time; one that
+    stays as it is, is copied by the kernel.
 
     Args:
         source: A card, the name of one, or the path of a checkpoint.
@@ -99,41 +106,45 @@ def convert_checkpoint(
         format: "safetensors", or "dcp" for torch.distributed.checkpoint.
         config: Whether to write config.json.
         restart: Throw away what an unfinished conversion of another request to the same destination has left.
-        progress: Called as bytes are written.
+        gangs: The gangs of the ranks that do it together (`setup_gangs`): each calls this with the same arguments, and
+            all see the same files.
+        progress: Called as bytes are written; on rank 0 alone, with what all have written.
 
     Raises:
         CertificateError: A key map does not explain the checkpoint, or the model, in full.
         KeyMapError: The family has no such layout.
         ConfigError: A config.json is to be made that is not known.
         CheckpointError: The destination exists, cannot be written, or another conversion to it is unfinished.
+        RankError: There are several ranks, and one has failed, by one of these errors or otherwise; names it.
     """
     destination = _destination(destination)
     cast = _dtype_name(dtype)
-    if format not in get_args(Format):
-        raise CheckpointError(f"The format {format!r} is not known.", hint=nearest(format, get_args(Format)))
+    _check_format(format, gangs)
     max_file_size = parse_size(SHARD_SIZES[format] if max_shard_size is None else max_shard_size)
-    prepared, converter = _prepared(source, family, arch)
-    with prepared.checkpoint as checkpoint:
-        route = _route(prepared, converter, to, cast)
-        shards = plan_shards(route.manifest, max_file_size)
-        others = companions(checkpoint)
-        if config:
-            written = cast or _main_dtype(route.manifest)
-            others[CONFIG] = config_file(prepared, to=to, dtype=written, cast=cast is not None)
-        request = _request(prepared, route, to, format, shards, others)
-        if not was_made(destination, request):
-            try:
-                with made_whole(destination, request, restart=restart) as folder:
-                    _write(folder, shards, max_file_size, route, format, progress)
-                    for name, data in others.items():
-                        write_synced(folder / name, data)
-                    if _identity(checkpoint.path) != request["files"]:
-                        raise CheckpointError(f"{checkpoint.path} has changed while it was read.")
-            except OSError as error:
-                raise CheckpointError(
-                    f"{destination} could not be written: {error}",
-                    hint="What is complete is kept, and the same call goes on with it.",
-                ) from error
+    with crew_of(gangs) as crew:
+        prepared, converter = _prepared(source, family, arch)
+        with prepared.checkpoint as checkpoint:
+            route = _route(prepared, converter, to, cast)
+            if crew.rank == 0:
+                prepared.conversion.certificate.plan.check_copies(checkpoint.tensor)
+            shards = plan_shards(route.manifest, max_file_size)
+            others = companions(checkpoint)
+            if config:
+                dtype_of_most = cast or _main_dtype(route.manifest)
+                others[CONFIG] = config_file(prepared, to=to, dtype=dtype_of_most, cast=cast is not None)
+            request = _request(prepared, route, to, format, shards, others)
+            if asked_otherwise := differences(crew.told("request", lambda: request), request):
+                raise CheckpointError("It is asked for something else than rank 0:", faults=asked_otherwise)
+            nbytes = sum(info.nbytes for info in route.manifest.values())
+            crew.expect(nbytes, progress)
+            if not crew.told("made", lambda: was_made(destination, request)):
+                with made_together(destination, request, crew, restart=restart) as folder:
+                    _write(folder, shards, max_file_size, route, format, crew)
+                    if crew.rank == 0:
+                        for name, data in others.items():
+                            write_synced(folder / name, data)
+                        if _identity(checkpoint.path) != request["files"]:
+                            raise CheckpointError(f"{checkpoint.path} has changed while it was read.")
         return Converted(
             path=destination,
             family=prepared.card.model_family,
@@ -142,7 +153,7 @@ def convert_checkpoint(
             layout=to,
             files=tuple(sorted(path.name for path in destination.iterdir())),
             tensors=len(route.manifest),
-            nbytes=sum(info.nbytes for info in route.manifest.values()),
+            nbytes=nbytes,
         )
 
 
@@ -154,6 +165,16 @@ def _destination(path: str | Path) -> Path:
             f"{path} is to be a folder, and is called like a file.", hint=f"{path.with_suffix('')} would do."
         )
     return path
+
+
+def _check_format(format: str, gangs: Gangs | None) -> None:
+    if format not in get_args(Format):
+        raise CheckpointError(f"The format {format!r} is not known.", hint=nearest(format, get_args(Format)))
+    if format == "dcp" and gangs is not None and gangs["world"].size > 1:
+        raise CheckpointError(
+            f"DCP is written by one process, not by {gangs['world'].size}.",
+            hint="Start it without torchrun, or have safetensors written.",
+        )
 
 
 def _dtype_name(dtype: torch.dtype | str | None) -> str | None:
@@ -199,7 +220,6 @@ def _route(prepared: PreparedModel, converter: CheckpointConverter, to: str, dty
     layout = _layout(to, converter)
     checkpoint, conversion = prepared.checkpoint, prepared.conversion
     load = conversion.certificate.plan
-    load.check_copies(checkpoint.tensor)
     if layout == conversion.layout:
         return Route(checkpoint, load, load, _exported(load, checkpoint.manifest), dtype=dtype)
     came_out = conversion.key_map.target_manifest(checkpoint.manifest)
@@ -279,20 +299,12 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _write(
-    folder: Path, shards: list[Shard], max_file_size: int, route: Route, format: Format, progress: Progress | None
-) -> None:
-    done, total = 0, sum(info.nbytes for info in route.manifest.values())
-
-    def wrote(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress is not None:
-            progress(done, total)
-
+def _write(folder: Path, shards: list[Shard], max_file_size: int, route: Route, format: Format, crew: Crew) -> None:
     if format == "safetensors":
-        write_safetensors(folder, shards, route, wrote=wrote)
+        write_safetensors(
+            folder, shards, route, wrote=crew.wrote, crew=crew, origins=route.origins, pieces=route.pieces
+        )
         return
     from kinfold.checkpoint.dcp import write_dcp
 
-    write_dcp(folder, route, max_file_size=max_file_size, wrote=wrote)
+    write_dcp(folder, route, max_file_size=max_file_size, wrote=crew.wrote)

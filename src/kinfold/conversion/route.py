@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from kinfold.checkpoint import Checkpoint, Extent, Manifest, TensorInfo
@@ -12,12 +12,14 @@ from kinfold.keymap import Plan, Step
 from kinfold.keymap.ops import Identity
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     Results = dict[str, Tensor]
 
 
 _PIECE = 2**18
+"""How many values are cast at a time: so few that they stay in the processor's cache until they are written."""
 
 
 class Route:
@@ -55,9 +57,22 @@ class Route:
 
     def tensor(self, name: str) -> Tensor:
         """One tensor of what comes out; mapped to a file if it is there as it is."""
-        origin = self._origin(name)
-        tensor = self._computed(name) if origin is None else self._checkpoint.tensor(origin)
-        return _cast(tensor, self.manifest[name], name)
+        import torch
+
+        tensor = self._uncast(name)
+        dtype = getattr(torch, self.manifest[name].dtype)
+        if tensor.dtype == dtype:
+            return tensor
+        cast = torch.empty(tensor.numel(), dtype=dtype)
+        for part, piece in zip(cast.split(_PIECE), _cast(tensor, dtype, name), strict=False):
+            part.copy_(piece)
+        return cast.view(tensor.shape)
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """The values of one tensor, in pieces of one dimension; casting then needs no memory for the whole of it."""
+        import torch
+
+        return _cast(self._uncast(name), getattr(torch, self.manifest[name].dtype), name)
 
     def extent(self, name: str) -> Extent | None:
         """Where a tensor lies in a file of the checkpoint, if it is there as it is to be."""
@@ -65,6 +80,14 @@ class Route:
         if origin is None or self._checkpoint.manifest[origin].stored != self.manifest[name].dtype:
             return None
         return self._checkpoint.extent(origin)
+
+    def origins(self, name: str) -> frozenset[str]:
+        """The tensors of the checkpoint that one that comes out is made of."""
+        name = self._copies.get(name, name)
+        if self._export is self._load:
+            return frozenset([name])
+        natives = (name,) if self._export is None else self._export.step_of_source[name].targets
+        return frozenset(source for native in natives for source in self._load.step_of_target[native].sources)
 
     def fingerprint(self) -> str:
         """What tells this way of working tensors out from any other."""
@@ -88,6 +111,10 @@ class Route:
             return None
         step = self._load.step_of_target[native]
         return _passed(step, step.targets, step.sources, native)
+
+    def _uncast(self, name: str) -> Tensor:
+        origin = self._origin(name)
+        return self._computed(name) if origin is None else self._checkpoint.tensor(origin)
 
     def _computed(self, name: str) -> Tensor:
         if self._export is None:
@@ -126,26 +153,26 @@ def _cast_info(info: TensorInfo, dtype: str | None) -> TensorInfo:
     return TensorInfo(info.shape, kept, kept)
 
 
-def _cast(tensor: Tensor, info: TensorInfo, name: str) -> Tensor:
-    """A tensor in the dtype that it is to have.
+def _cast(tensor: Tensor, dtype: torch.dtype, name: str) -> Iterator[Tensor]:
+    """The values of a tensor in another dtype, piece by piece; all at once if it has that dtype.
 
     Raises:
         CheckpointError: Finite values would become infinite.
     """
     import torch
 
-    dtype = getattr(torch, info.dtype)
+    values = tensor.reshape(-1)
     if tensor.dtype == dtype:
-        return tensor
-    given = tensor.reshape(-1)
-    cast = torch.empty(given.shape, dtype=dtype)
-    for start in range(0, len(given), _PIECE):  # small enough for the processor's cache
-        piece, out = given[start : start + _PIECE], cast[start : start + _PIECE]
-        lost = ~torch.isfinite(out.copy_(piece))
+        yield values
+        return
+    for start in range(0, len(values), _PIECE):
+        piece = values[start : start + _PIECE]
+        cast = piece.to(dtype)
+        lost = ~torch.isfinite(cast)
         if lost.any() and (lost & torch.isfinite(piece)).any():
             raise CheckpointError(
-                f"{name} has the value {piece[lost & torch.isfinite(piece)][0].item():.4g}, which {info.dtype} does "
-                "not hold.",
+                f"{name} has the value {piece[lost & torch.isfinite(piece)][0].item():.4g}, which "
+                f"{str(dtype).removeprefix('torch.')} does not hold.",
                 hint="Choose bfloat16 or float32.",
             )
-    return cast.view(tensor.shape)
+        yield cast

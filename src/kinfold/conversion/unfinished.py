@@ -1,7 +1,8 @@
 """A folder that is there complete or not at all, and whose making can be taken up again.
 
 It is made in `.NAME.converting` beside it, which holds `request.json` (what is being made, and of what), `lock`, and
-`checkpoint/`, which is renamed to the destination in one step.
+`checkpoint/`, which is renamed to the destination in one step. All who fill it share the lock, so that nobody else
+begins before the last of them has ended.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from kinfold.checkpoint.crew import Crew
 from kinfold.checkpoint.write import write_synced
 from kinfold.durable import put_in_place, sync
 from kinfold.errors import CheckpointError
@@ -28,6 +30,33 @@ Request = Mapping[str, Any]
 def stage_of(destination: Path) -> Path:
     """The folder in which `destination` is made."""
     return destination.with_name(f".{destination.name}.converting")
+
+
+@contextmanager
+def made_together(destination: Path, request: Request, crew: Crew, *, restart: bool = False) -> Iterator[Path]:
+    """A folder that all ranks fill, and rank 0 makes (`made_whole`); the block ends when the destination is there.
+
+    Raises:
+        CheckpointError: As `made_whole` says, or the system refuses something.
+        RankError: Another rank has failed.
+    """
+    try:
+        if crew.rank == 0:
+            with made_whole(destination, request, restart=restart) as folder:
+                crew.meet("begun")
+                yield folder
+                crew.meet("filled")
+        else:
+            crew.meet("begun")
+            with _locked(stage_of(destination), fcntl.LOCK_SH):
+                yield stage_of(destination) / _CONTENT
+            crew.meet("filled")
+        crew.meet("made")
+    except OSError as error:
+        raise CheckpointError(
+            f"{destination} could not be written: {error}",
+            hint="What is complete is kept, and the same call goes on with it.",
+        ) from error
 
 
 @contextmanager
@@ -49,15 +78,32 @@ def made_whole(destination: Path, request: Request, *, restart: bool = False) ->
         raise _exists(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     stage.mkdir(exist_ok=True)
-    with _locked(stage):
+    with _locked(stage, fcntl.LOCK_EX) as lock:
         if os.path.lexists(destination):  # made by another process in the meantime
             raise _exists(destination)
         _take_up(stage, request, restart=restart)
         folder = stage / _CONTENT
         folder.mkdir(exist_ok=True)
+        _lock(lock, fcntl.LOCK_SH)
         yield folder
         put_in_place(folder, destination)  # refused by the system if something with content is there by now
         _tidy_up(stage)
+
+
+def differences(begun: Any, request: Request) -> list[str]:
+    """What a request asks for otherwise than one that was begun, line by line."""
+
+    def shown(value: Any) -> str:
+        text = json.dumps(value)
+        return text if len(text) <= 100 else f"{text[:97]}..."
+
+    plain = _plain(request)
+    before = begun if isinstance(begun, dict) else {}
+    return [
+        f"{key}: {shown(before.get(key))}, not {shown(plain.get(key))}"
+        for key in {**before, **plain}
+        if before.get(key) != plain.get(key)
+    ]
 
 
 def was_made(destination: Path, request: Request) -> bool:
@@ -81,13 +127,17 @@ def _exists(destination: Path) -> CheckpointError:
 
 
 @contextmanager
-def _locked(stage: Path) -> Iterator[None]:
-    with (stage / _LOCK).open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise CheckpointError(f"Another process is at work in {stage}.") from error
-        yield
+def _locked(stage: Path, kind: int) -> Iterator[BinaryIO]:
+    with (stage / _LOCK).open("w+b") as lock:
+        _lock(lock, kind)
+        yield lock
+
+
+def _lock(lock: BinaryIO, kind: int) -> None:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        raise CheckpointError(f"Another process is at work in {Path(lock.name).parent}.") from error
 
 
 def _take_up(stage: Path, request: Request, *, restart: bool) -> None:
@@ -98,7 +148,7 @@ def _take_up(stage: Path, request: Request, *, restart: bool) -> None:
     if begun is not None and not restart:
         raise CheckpointError(
             f"{stage} has an unfinished conversion that is not the same:",
-            faults=_differences(begun, _plain(request)),
+            faults=differences(begun, request),
             hint="Ask for the same to go on with it, or for a restart (`restart=True`, `--restart`) to throw it away.",
         )
     strange = {path.name for path in stage.iterdir()} - {_REQUEST, f"{_REQUEST}.partial", _LOCK}
@@ -119,17 +169,3 @@ def _read(stage: Path) -> Any:
 
 def _plain(request: Request) -> Any:
     return json.loads(json.dumps(request))
-
-
-def _differences(begun: Any, request: Any) -> list[str]:
-    def shown(value: Any) -> str:
-        text = json.dumps(value)
-        return text if len(text) <= 100 else f"{text[:97]}..."
-
-    keys = {**begun, **request} if isinstance(begun, dict) else request
-    before = begun if isinstance(begun, dict) else {}
-    return [
-        f"{key}: {shown(before.get(key))}, not {shown(request.get(key))}"
-        for key in keys
-        if before.get(key) != request.get(key)
-    ]

@@ -10,17 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kinfold.parallel.data import shard_data_parallel
+    from kinfold.parallel.export import save_sharded_model
     from kinfold.parallel.gangs import Gang, Gangs, pretended_gangs, setup_gangs
+    from kinfold.parallel.joined import joined_shards
     from kinfold.parallel.layers import checkpoint_activations
+    from kinfold.parallel.pipeline import Pipeline, keep_stage
     from kinfold.parallel.plan import ShardPlan
     from kinfold.parallel.tensor import shard_model, shard_transformer_decoder_model
 
 __all__ = [
     "Gang",
     "Gangs",
+    "Pipeline",
     "ShardPlan",
     "checkpoint_activations",
+    "joined_shards",
+    "keep_stage",
     "pretended_gangs",
+    "save_sharded_model",
     "setup_gangs",
     "shard_data_parallel",
     "shard_model",
@@ -30,9 +37,13 @@ __all__ = [
 _HOMES = {
     "Gang": "gangs",
     "Gangs": "gangs",
+    "Pipeline": "pipeline",
     "ShardPlan": "plan",
     "checkpoint_activations": "layers",
+    "joined_shards": "joined",
+    "keep_stage": "pipeline",
     "pretended_gangs": "gangs",
+    "save_sharded_model": "export",
     "setup_gangs": "gangs",
     "shard_data_parallel": "data",
     "shard_model": "tensor",

@@ -207,7 +207,7 @@ def pretended_gangs(
 
 
 def _forget_meshes() -> None:
-    """Have DTensor forget what meshes there were: it takes one that comes later, and looks the same, for the old one."""
+    """Have DTensor forget the meshes there were: it takes one that comes later, and looks the same, for the old one."""
     if "torch.distributed.tensor" in sys.modules:
         from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""From the logits of a microbatch, (B, S, V), and what is to be predicted, to a sum."""
+"""From the logits of a microbatch, (B, S, V), and targets, int64 (B, S), to a sum over those that are not `IGNORED`."""
+
+IGNORED = -100
+"""The target where nothing is to be predicted, as torch's `cross_entropy` has it."""
 
 ENDS = ("transform", "project_out", "final_proj")
 """What a model has after its decoder; parts that it may have."""
@@ -141,6 +144,9 @@ class Pipeline:
         return loss
 
     def _run(self, token_ids: Tensor, targets: Tensor, padding_mask: Tensor | None, *, training: bool) -> Tensor:
+        # As many as there are on all ranks that share the data: FSDP puts layers together for each.
+        missing = -token_ids.shape[0] % self._microbatches
+        token_ids, targets, padding_mask = _filled_up(missing, token_ids, targets, padding_mask)
         schedule = self._schedule(token_ids, has_mask=padding_mask is not None, training=training)
         masks: dict[str, Any] = {} if padding_mask is None else {"padding_mask": padding_mask}
         losses: list[Tensor] = []
@@ -157,9 +163,22 @@ class Pipeline:
         key = (*token_ids.shape, has_mask, training)
         if key not in self._schedules:
             stage = PipelineStage(self._model, self._gang.rank, self._gang.size, self._device, group=self._gang.group)
-            count = min(self._microbatches, token_ids.shape[0])
-            self._schedules[key] = ScheduleGPipe(stage, count, loss_fn=self._loss, scale_grads=False)
+            self._schedules[key] = ScheduleGPipe(stage, self._microbatches, loss_fn=self._loss, scale_grads=False)
         return self._schedules[key]
+
+
+def _filled_up(
+    rows: int, token_ids: Tensor, targets: Tensor, padding_mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A batch with so many rows more that count nothing: microbatches have to be of one size."""
+    if not rows:
+        return token_ids, targets, padding_mask
+    more = torch.cat([targets, torch.full_like(targets[:1].expand(rows, -1), IGNORED)])
+    return _repeated(token_ids, rows), more, None if padding_mask is None else _repeated(padding_mask, rows)
+
+
+def _repeated(tensor: Tensor, rows: int) -> Tensor:
+    return torch.cat([tensor, tensor[-1:].expand(rows, -1)])
 
 
 def _earlier_stage(self: Any, x: Tensor, token_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:

@@ -227,7 +227,7 @@ class Vocabulary(ParallelStyle):
 
 
 class Expert(ParallelStyle):
-    """Weights are spread by their first dimension, that of the experts; which tokens go where is the module's to say."""
+    """Weights are spread by the experts, their first dimension; which tokens go where is for the module to say."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         for name, parameter in list(module.named_parameters(recurse=False)):

@@ -80,6 +80,25 @@ class RecipeConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ] = None
     device: Annotated[Text | None, Meta(description="Where to run; cuda if there is one, else cpu.")] = None
     compile: Annotated[bool, Meta(description="Compile the model with torch.compile.")] = False
+    tp: Annotated[Count, Meta(description="Ranks of torchrun that share each tensor.", extra=MAY_DIFFER)] = 1
+    fsdp: Annotated[
+        Count | None,
+        Meta(
+            description="Ranks that share data and weights; as many as there are, by `tp`, if not said.",
+            extra=MAY_DIFFER,
+        ),
+    ] = None
+    pp: Annotated[Count, Meta(description="Stages that the layers are cut into.", extra=MAY_DIFFER)] = 1
+    microbatches: Annotated[
+        Count,
+        Meta(description="With `pp`: how many parts go through the stages one after the other.", extra=MAY_DIFFER),
+    ] = 4
+    sequence_parallel: Annotated[
+        bool, Meta(description="With `tp`: share sequences between blocks, too.", extra=MAY_DIFFER)
+    ] = False
+    activation_checkpointing: Annotated[
+        bool, Meta(description="Compute layers again for gradients, in less memory.", extra=MAY_DIFFER)
+    ] = False
     seed: Annotated[int, Meta(ge=0, description="Of fresh weights, the order of the data, and dropout.")] = 2
     validate_every_n_steps: Annotated[
         Count | None, Meta(description="How often to validate; at the end alone if not said.")
@@ -110,6 +129,8 @@ class RecipeConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             yield "`valid_data` and `valid_share` exclude each other"
         if self.validate_every_n_steps is not None and self.valid_data is None and not self.valid_share:
             yield "`validate_every_n_steps` needs `valid_data` or `valid_share`"
+        if self.sequence_parallel and self.tp == 1:
+            yield "`sequence_parallel` needs a `tp` of 2 or more"
 
 
 class LmConfig(RecipeConfig, kw_only=True, forbid_unknown_fields=True):

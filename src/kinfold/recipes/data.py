@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from kinfold.errors import TrainingError
@@ -95,16 +96,22 @@ class Split:
                 )
 
 
-def collate(samples: Sequence[Sample], pad_idx: int) -> SequenceBatch:
-    """A batch of sequences, the shorter ones padded on the right."""
-    seqs, padding_mask = _padded([sample.tokens for sample in samples], pad_idx)
+def collate(samples: Sequence[Sample], pad_idx: int, *, multiple: int = 1) -> SequenceBatch:
+    """A batch of sequences, the shorter ones padded on the right.
+
+    Args:
+        samples: The sequences.
+        pad_idx: What they are padded with.
+        multiple: What the lengths of sources, and of targets without the token that they begin with, are multiples of.
+    """
+    seqs, padding_mask = _padded([sample.tokens for sample in samples], pad_idx, multiple, beyond=1)
     target_mask, source = None, None
     if any(sample.targets is not None for sample in samples):
         masks = [torch.ones_like(s.tokens, dtype=torch.bool) if s.targets is None else s.targets for s in samples]
-        target_mask = pad_sequence(masks, batch_first=True)
+        target_mask, _ = _padded(masks, False, multiple, beyond=1)
     sources = [sample.source for sample in samples if sample.source is not None]
     if sources:
-        source = SequenceBatch(*_padded(sources, pad_idx), target_mask=None, source=None)
+        source = SequenceBatch(*_padded(sources, pad_idx, multiple), target_mask=None, source=None)
     return SequenceBatch(seqs, padding_mask, target_mask=target_mask, source=source)
 
 
@@ -135,9 +142,13 @@ def too_long_note(count: int, total: int, max_seq_len: int) -> tuple[str, ...]:
     return (f"pairs of more than {max_seq_len} tokens that are left out: {count} of {total}",) if count else ()
 
 
-def _padded(rows: Sequence[Tensor], pad_idx: int) -> tuple[Tensor, Tensor | None]:
-    """Rows as one tensor, (B, S), and where it has tokens, bool, (B, S); None if everywhere."""
-    seqs = pad_sequence(list(rows), batch_first=True, padding_value=pad_idx)
+def _padded(rows: Sequence[Tensor], padding: int, multiple: int, *, beyond: int = 0) -> tuple[Tensor, Tensor | None]:
+    """Rows as one tensor, (B, S), and where it has tokens, bool, (B, S); None if everywhere.
+
+    S is a multiple, and what is `beyond`.
+    """
+    seqs = pad_sequence(list(rows), batch_first=True, padding_value=padding)
+    seqs = pad(seqs, (0, -(seqs.shape[1] - beyond) % multiple), value=padding)
     lengths = torch.tensor([len(row) for row in rows])
     mask = torch.arange(seqs.shape[1]) < lengths[:, None]
     return seqs, None if bool(mask.all()) else mask

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from kinfold.errors import ConfigError
+from kinfold.parallel import Gangs
 from kinfold.recipes.config import RecipeConfig
 from kinfold.recipes.data import Data, Split, collate
 from kinfold.recipes.folder import RunFolder
+from kinfold.recipes.loss import summed_cross_entropy
 from kinfold.recipes.optimizer import lr_schedule, make_optimizer
 from kinfold.tokenizer import Tokenizer
 from kinfold.training import (
@@ -59,12 +61,25 @@ class Recipe:
 
 
 def make_trainer(
-    config: RecipeConfig, recipe: Recipe, model: nn.Module, data: Split, folder: RunFolder, *, pad_idx: int
+    config: RecipeConfig,
+    recipe: Recipe,
+    model: nn.Module,
+    data: Split,
+    folder: RunFolder,
+    *,
+    pad_idx: int,
+    gangs: Gangs,
 ) -> Trainer[SequenceBatch]:
     """What trains a model as a config says, and goes on from the newest checkpoint in the folder of the run."""
-    unit = recipe.make_unit(model)
-    make_batch = partial(collate, pad_idx=pad_idx)
-    valid = data.valid and BatchReader(data.valid.samples, config.batch_size, make_batch, shuffle=False)
+    unit = _unit(config, recipe, model, gangs)
+    multiple = gangs["tp"].size if config.sequence_parallel else 1
+    make_reader = partial(
+        BatchReader,
+        batch_size=config.batch_size,
+        collate=partial(collate, pad_idx=pad_idx, multiple=multiple),
+        gang=gangs["dp"],
+    )
+    valid = data.valid and make_reader(data.valid.samples, shuffle=False)
     num_steps = config.num_steps(len(data.train.samples))
     optimizer = make_optimizer(model, lr=config.lr, weight_decay=config.weight_decay)
     schedule = lr_schedule(
@@ -79,7 +94,7 @@ def make_trainer(
         recorders.append(TensorBoardRecorder(folder.tensorboard))
     return Trainer(
         unit=unit,
-        data_reader=BatchReader(data.train.samples, config.batch_size, make_batch, seed=config.seed),
+        data_reader=make_reader(data.train.samples, seed=config.seed),
         optimizer=optimizer,
         lr_scheduler=schedule,
         max_num_steps=num_steps,
@@ -88,6 +103,7 @@ def make_trainer(
         dtype=getattr(torch, config.dtype),
         compile=config.compile,
         seed=config.seed,
+        gangs=gangs,
         valid_unit=unit if valid else None,
         valid_data_reader=valid,
         validate_every_n_steps=config.validate_every_n_steps,
@@ -98,3 +114,11 @@ def make_trainer(
         recorders=recorders,
         progress=ProgressLine(sys.stderr),
     )
+
+
+def _unit(config: RecipeConfig, recipe: Recipe, model: nn.Module, gangs: Gangs) -> AbstractTrainUnit[SequenceBatch]:
+    if gangs["pp"].size == 1:
+        return recipe.make_unit(model)
+    from kinfold.training.pipelined import PipelinedUnit
+
+    return PipelinedUnit(model, gangs, summed_cross_entropy, microbatches=config.microbatches)

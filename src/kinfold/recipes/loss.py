@@ -6,8 +6,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from kinfold.training import SequenceBatch
-
-_IGNORED = -100
+from kinfold.training.batch import IGNORED
 
 
 def summed_loss(logits: Tensor, targets: SequenceBatch, *, label_smoothing: float = 0.0) -> tuple[Tensor, int]:
@@ -18,8 +17,12 @@ def summed_loss(logits: Tensor, targets: SequenceBatch, *, label_smoothing: floa
         targets: The tokens, (B, S), with the masks that say which count.
         label_smoothing: The share of probability spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
     """
-    wanted = targets.seqs.masked_fill(~targets.is_target, _IGNORED)
-    loss = cross_entropy(
-        logits.flatten(0, 1), wanted.flatten(), reduction="sum", ignore_index=_IGNORED, label_smoothing=label_smoothing
-    )
+    loss = summed_cross_entropy(logits, targets.targets, label_smoothing=label_smoothing)
     return loss, targets.num_target_elements()
+
+
+def summed_cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """The cross-entropy of logits, (B, S, V), and targets, int64 (B, S), summed over all that are not `IGNORED`."""
+    return cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=IGNORED, label_smoothing=label_smoothing
+    )

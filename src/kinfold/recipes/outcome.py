@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +10,43 @@ import torch
 from torch import Tensor, nn
 
 from kinfold.assets import AssetCard
-from kinfold.checkpoint import Checkpoint, Extent, Manifest, TensorInfo, open_checkpoint
+from kinfold.checkpoint import Checkpoint, open_checkpoint
 from kinfold.checkpoint.names import GENERATION_CONFIG
-from kinfold.checkpoint.write import plan_shards, write_safetensors, write_synced
-from kinfold.conversion.companions import CONFIG, companions, config_file
+from kinfold.conversion.companions import companions
 from kinfold.converter import NATIVE
-from kinfold.durable import put_in_place
-from kinfold.errors import CheckpointError, TrainingError
+from kinfold.errors import CheckpointError
 from kinfold.loader import PreparedModel
+from kinfold.parallel.gangs import Gang
 from kinfold.tokenizer import Tokenizer
-
-MAX_SHARD_SIZE = "5GB"
 
 
 def save_model(
-    folder: Path, model: nn.Module, *, start: PreparedModel, tokenizer_path: Path, dtype: torch.dtype
+    folder: Path,
+    model: nn.Module,
+    *,
+    start: PreparedModel,
+    tokenizer_path: Path,
+    dtype: torch.dtype,
+    gangs: Mapping[str, Gang] | None = None,
 ) -> None:
     """Write a model in its family's own layout, as `scaffold convert` would; the folder is there complete or not.
 
     Args:
         folder: The folder to make.
-        model: The model; on any device.
+        model: The model, or what this rank has of it; on any device.
         start: What it was before it was trained, with its card.
         tokenizer_path: The file or folder of its tokenizer, whose files are copied.
         dtype: What floating weights are cast to.
+        gangs: The ranks, if there are several.
 
     Raises:
+        CheckpointError: The folder exists, or cannot be written.
         TrainingError: There are weights that are no numbers, or that the dtype does not hold.
     """
-    weights = _Weights(model.state_dict(), dtype)
-    name = str(dtype).removeprefix("torch.")
-    with _made_whole(folder) as staged:
-        write_safetensors(staged, plan_shards(weights.manifest, MAX_SHARD_SIZE), weights)
-        files = {**_beside(start.checkpoint.path, only=GENERATION_CONFIG), **_tokenizer_files(tokenizer_path)}
-        files[CONFIG] = config_file(start, to=NATIVE, dtype=name, cast=True)
-        for file, data in files.items():
-            write_synced(staged / file, data)
+    from kinfold.parallel.export import save_sharded_model
+
+    files = {**_beside(start.checkpoint.path, only=GENERATION_CONFIG), **_tokenizer_files(tokenizer_path)}
+    save_sharded_model(model, folder, start=start, layout=NATIVE, dtype=dtype, files=files, gangs=gangs)
 
 
 def fresh_start(card: AssetCard, config: Any, model: nn.Module, tokenizer: Tokenizer) -> PreparedModel:
@@ -86,40 +85,3 @@ class _NoTensors(Checkpoint):
 
     def close(self) -> None:
         pass
-
-
-class _Weights:
-    """A state dict as what can be written, floating tensors cast to a dtype."""
-
-    def __init__(self, state_dict: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-        self._tensors = state_dict
-        self._dtype = dtype
-        self.manifest: Manifest = {
-            name: TensorInfo.of(tensor.to("meta", dtype) if tensor.is_floating_point() else tensor)
-            for name, tensor in state_dict.items()
-        }
-
-    def tensor(self, name: str) -> Tensor:
-        tensor = self._tensors[name].detach()
-        if not tensor.is_floating_point():
-            return tensor.cpu()
-        cast = tensor.to("cpu", self._dtype)
-        if not bool(torch.isfinite(cast).all()):
-            raise TrainingError(
-                f"{name} has values that are no numbers, or that {self._dtype} does not hold.",
-                hint="If training went well, choose another `save_dtype`.",
-            )
-        return cast
-
-    def extent(self, name: str) -> Extent | None:
-        return None
-
-
-@contextmanager
-def _made_whole(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which gets its name when the block ends without an error."""
-    staged = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    yield staged
-    put_in_place(staged, folder)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-
+from kinfold.parallel import Gangs
 from kinfold.recipes.config import RecipeConfig
 from kinfold.recipes.data import Data, Split
 from kinfold.recipes.start import Start
 
 
-def describe(config: RecipeConfig, start: Start, data: Split, device: torch.device) -> Iterator[str]:
+def describe(config: RecipeConfig, start: Start, data: Split, gangs: Gangs) -> Iterator[str]:
     """The model, the data, the steps, and where all that is written goes; a line each."""
     card = start.card
     weights = "fresh weights" if start.is_fresh else f"weights of {start.prepared.checkpoint.path}"
@@ -21,7 +20,9 @@ def describe(config: RecipeConfig, start: Start, data: Split, device: torch.devi
         yield f"Validation: {config.valid_data or 'held out of these'} ({_size(data.valid)})"
     yield from (f"Note: {note}" for note in data.notes)
     num_steps, sequences = config.num_steps(len(data.train.samples)), config.batch_size * config.gradient_accumulation
-    yield f"Training: {num_steps:,} steps of {sequences} sequences in {config.dtype} on {device}"
+    sizes = {"tp": gangs["tp"].size, "fsdp": gangs["dp"].size, "pp": gangs["pp"].size}
+    ranks = "".join(f", {name}={size}" for name, size in sizes.items() if size > 1)
+    yield f"Training: {num_steps:,} steps of {sequences} sequences in {config.dtype} on {gangs.device}{ranks}"
     yield f"Folder: {config.output}, for recipe.yaml, metrics.jsonl and checkpoints"
 
 

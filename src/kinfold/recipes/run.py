@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -11,17 +12,20 @@ import msgspec
 import torch
 
 from kinfold.assets import user_cards_folder
-from kinfold.errors import ConfigError
+from kinfold.errors import ConfigError, TrainingError
+from kinfold.parallel import Gangs
 from kinfold.recipes.card import check_name, write_outcome
 from kinfold.recipes.config import RecipeConfig
 from kinfold.recipes.data import Split
 from kinfold.recipes.fit import Recipe, make_trainer
 from kinfold.recipes.folder import RunFolder
+from kinfold.recipes.layout import lay_out
 from kinfold.recipes.outcome import save_model
 from kinfold.recipes.report import describe
 from kinfold.recipes.settings import checked, is_path
 from kinfold.recipes.start import Start, started
 from kinfold.training import TrainingResult, newest_checkpoint
+from kinfold.training.ranks import Ranks
 
 Say = Callable[[str], None]
 """Called with a line of what is done."""
@@ -59,22 +63,28 @@ def run(config: RecipeConfig, recipe: Recipe, *, card_folder: Path | None, say: 
         say: Called with each line of what is done.
     """
     config = checked(config)
-    with started(config) as start:
+    with ExitStack() as stack:
+        gangs = stack.enter_context(lay_out(config))
+        stack.enter_context(gangs.guarding())
+        ranks = Ranks(gangs)
+        say = say if ranks.is_first else _silent
+        start = ranks.together(lambda: stack.enter_context(started(config)))
         recipe.check_model(start.prepared.model)
         config = completed(config, recipe.name, start)
+        start.check_layout(config, gangs)
         folder, name = RunFolder(Path(str(config.output))), str(config.name)
         cards = Path(config.card_folder) if config.card_folder else card_folder or user_cards_folder()
-        folder.check(config)
-        check_name(name, cards, folder.model)
+        ranks.first(lambda: folder.check(config))
+        ranks.first(lambda: check_name(name, cards, folder.model))
         training = None
-        if folder.model.exists():
+        if ranks.first(folder.model.exists):
             say(f"{folder.path} came to its end before.")
         else:
-            training = _train(config, recipe, start, folder, say)
+            training = _train(config, recipe, start, folder, gangs, say)
             if training.stopped:
                 say(f"Stopped after step {training.step_nr}; the same command goes on.")
                 return Outcome(folder.path, training)
-        card = write_outcome(cards, name=name, start=start.card, model=folder.model)
+        card = ranks.first(lambda: write_outcome(cards, name=name, start=start.card, model=folder.model))
     say(f"Model: {folder.model}")
     say(f"Card: {card}")
     say(f"Try it: scaffold generate {name} TEXT{recipe.generate_options(start.tokenizer)}")
@@ -95,6 +105,13 @@ def completed(config: C, recipe: str, start: Start) -> C:
             f"`max_seq_len` = {max_seq_len} is more than the {longest} tokens that {start.card.name} is made for.",
             hint="If it is made for more, say so in a card: `model_config: {max_seq_len: ...}`.",
         )
+    padded = -(-max_seq_len // config.tp) * config.tp if config.sequence_parallel else max_seq_len
+    if longest is not None and padded > longest:
+        raise ConfigError(
+            f"`max_seq_len` = {max_seq_len} becomes {padded}, a multiple of `tp`, with `sequence_parallel`: more "
+            f"than the {longest} tokens that {start.card.name} is made for.",
+            hint=f"Set `max_seq_len` to {longest // config.tp * config.tp}.",
+        )
     is_clear = config.model == start.card.name or is_path(config.model)
     return msgspec.structs.replace(
         config,
@@ -105,21 +122,28 @@ def completed(config: C, recipe: str, start: Start) -> C:
     )
 
 
-def _train(config: RecipeConfig, recipe: Recipe, start: Start, folder: RunFolder, say: Say) -> TrainingResult:
+def _train(
+    config: RecipeConfig, recipe: Recipe, start: Start, folder: RunFolder, gangs: Gangs, say: Say
+) -> TrainingResult:
     """Train, and write the model down unless that was stopped."""
-    device = _device(config.device)
-    data = _data(config, recipe, start)
-    for line in describe(config, start, data, device):
+    ranks = Ranks(gangs)
+    data = ranks.together(lambda: _data(config, recipe, start))
+    digests = data.digests()
+    if any(others != digests for others in ranks.gathered(digests, gangs["world"])):
+        raise TrainingError("The data are not the same on all ranks.", hint="All of them have to see the same files.")
+    for line in describe(config, start, data, gangs):
         say(line)
-    folder.begin(config, data.digests(), command=f"scaffold train {recipe.name}")
-    if newest := newest_checkpoint(folder.checkpoints):
+    ranks.first(lambda: folder.begin(config, digests, command=f"scaffold train {recipe.name}"))
+    if newest := ranks.first(lambda: newest_checkpoint(folder.checkpoints)):
         say(f"Going on from {newest}.")
-    model = start.make_model(device, config.seed)
-    result = make_trainer(config, recipe, model, data, folder, pad_idx=start.tokenizer.vocab_info.pad_idx or 0).run()
+    model = start.make_model(config, gangs)
+    pad_idx = start.tokenizer.vocab_info.pad_idx or 0
+    result = make_trainer(config, recipe, model, data, folder, pad_idx=pad_idx, gangs=gangs).run()
     if not result.stopped:
         say(f"Trained for {result.step_nr} steps. {_losses(result)}")
         dtype = getattr(torch, config.save_dtype) if config.save_dtype else start.dtype
-        save_model(folder.model, model, start=start.prepared, tokenizer_path=start.tokenizer_path, dtype=dtype)
+        files = start.tokenizer_path
+        save_model(folder.model, model, start=start.prepared, tokenizer_path=files, dtype=dtype, gangs=gangs)
     return result
 
 
@@ -135,12 +159,8 @@ def _data(config: RecipeConfig, recipe: Recipe, start: Start) -> Split:
     return data
 
 
-def _device(name: str | None) -> torch.device:
-    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # torch's own, for a name or a device that there is not
-        raise ConfigError(f"`device` = {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+def _silent(_: str) -> None:
+    """Of several ranks the first speaks."""
 
 
 def _losses(result: TrainingResult) -> str:

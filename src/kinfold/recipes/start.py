@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -14,7 +16,9 @@ from torch import nn
 from kinfold.assets import AssetCard
 from kinfold.errors import CardError
 from kinfold.loader import PreparedModel, StandardModelLoader, common_dtype, find_card, load_model
+from kinfold.parallel import Gangs
 from kinfold.recipes.config import RecipeConfig
+from kinfold.recipes.layout import sharder_of, spread_layers
 from kinfold.recipes.outcome import fresh_start
 from kinfold.tokenizer import Tokenizer, load_tokenizer
 
@@ -50,13 +54,31 @@ class Start:
         """The parameters of the model; those that are tied count once."""
         return sum(parameter.numel() for parameter in self.prepared.model.parameters())
 
-    def make_model(self, device: torch.device, seed: int) -> nn.Module:
-        """The model, float32, ready to be trained."""
-        if not self.is_fresh:
-            return load_model(self.card, device=device, dtype=torch.float32).train()
-        torch.manual_seed(seed)
-        factory = load_model.get(self.card.model_family).factory
-        return factory(self.prepared.config, device=device, dtype=torch.float32).train()
+    def check_layout(self, config: RecipeConfig, gangs: Gangs) -> None:
+        """Raise a `ParallelError` if the model cannot be spread so; a copy of it without storage is."""
+        if gangs["world"].size > 1:
+            model = deepcopy(self.prepared.model)
+            sharder_of(load_model.get(self.card.model_family), config)(model, self.prepared.config, gangs)
+            spread_layers(model, config, gangs)
+
+    def make_model(self, config: RecipeConfig, gangs: Gangs) -> nn.Module:
+        """The model, float32, ready to be trained, spread over the ranks; each reads its own parts alone."""
+        loader = load_model.get(self.card.model_family)
+        shard = sharder_of(loader, config)
+        spread = partial(spread_layers, config=config, gangs=gangs)
+        if self.is_fresh:
+            torch.manual_seed(config.seed)  # each rank makes all weights, so that they are those of one process
+            model = loader.factory(self.prepared.config, device=gangs.device, dtype=torch.float32)
+            shard(model, self.prepared.config, gangs)
+            spread(model)
+            return model.train()
+        loader = StandardModelLoader(
+            config_loader=loader.config_loader,
+            factory=loader.factory,
+            checkpoint_converter=loader.checkpoint_converter,
+            sharder=shard,
+        )
+        return loader(self.card, device=gangs.device, dtype=torch.float32, gangs=gangs, before_loading=spread).train()
 
 
 @contextmanager

@@ -9,14 +9,21 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kinfold.errors import TrainingError
+from kinfold.parallel.gangs import Gangs
 from kinfold.training.checkpoints import newest_checkpoint
+from kinfold.training.data import BatchReader
+from kinfold.training.unit import StagedUnit
 
 _SHOWN = 10
 """Parameters that are named before the rest is counted."""
+
+_SPREAD_BY = {"dp": "shard_data_parallel", "tp": "shard_model", "pp": "keep_stage"}
+"""The gangs that a model is trained on, and what spreads it over them."""
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
@@ -32,6 +39,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         _scheduler(arguments["lr_scheduler"], optimizer),
         _parameters(model, optimizer),
         _precision(model, arguments["dtype"]),
+        _gangs(arguments["unit"], arguments["gangs"]),
+        _shares(arguments),
     )
     if listed := list(faults):
         raise TrainingError("This cannot be trained:", faults=listed)
@@ -103,6 +112,38 @@ def _precision(model: nn.Module, dtype: torch.dtype) -> Iterator[str]:
     if narrow:
         kinds = ", ".join(sorted({str(trained[name].dtype) for name in narrow}))
         yield f"{_listed(narrow)} are {kinds}: weights that are trained must be torch.float32, whatever dtype is"
+
+
+def _gangs(unit: Any, gangs: Gangs | None) -> Iterator[str]:
+    """What ranks there are, and what the model was spread over."""
+    model: nn.Module = unit.model
+    sizes = {} if gangs is None else {name: size for name, size in gangs.sizes.items() if size > 1}
+    if gangs is None and any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        yield "the model is spread over ranks, and gangs is None"
+    for name, size in sizes.items():
+        trained = ((key, parameter) for key, parameter in model.named_parameters() if parameter.requires_grad)
+        whole = [key for key, parameter in trained if name not in _spread_over(parameter)]
+        if name not in _SPREAD_BY:
+            yield f"the gang {name} has {size} ranks: must be 1; training is over {' and '.join(_SPREAD_BY)}"
+        elif name == "pp":
+            if not isinstance(unit, StagedUnit):
+                yield f"unit is a {type(unit).__name__}, and the gang pp has {size} ranks: must be a PipelinedUnit"
+        elif whole:
+            yield f"{_listed(whole)} are not spread over the gang {name}: {_SPREAD_BY[name]} does that"
+
+
+def _shares(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Whether readers give each rank its share of a batch, and nothing else."""
+    ranks = 1 if arguments["gangs"] is None else arguments["gangs"]["dp"].size
+    for name in ("data_reader", "valid_data_reader"):
+        reader = arguments[name]
+        if isinstance(reader, BatchReader) and reader.num_shares != ranks:
+            yield f"{name} shares each batch among {reader.num_shares} ranks, and dp has {ranks}: give it that gang"
+
+
+def _spread_over(parameter: nn.Parameter) -> tuple[str, ...]:
+    """The names of the gangs that a parameter is spread over."""
+    return (parameter.device_mesh.mesh_dim_names or ()) if isinstance(parameter, DTensor) else ()
 
 
 def _is_count(value: Any) -> bool:

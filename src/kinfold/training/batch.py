@@ -9,6 +9,9 @@ from torch import Tensor
 
 from kinfold.errors import TrainingError
 
+IGNORED = -100
+"""The target where nothing is to be predicted, as torch's `cross_entropy` and `kinfold.parallel.Pipeline` have it."""
+
 
 @dataclass(frozen=True, eq=False)
 class SequenceBatch:
@@ -52,6 +55,11 @@ class SequenceBatch:
         if self.target_mask is None:
             return torch.ones_like(self.seqs, dtype=torch.bool) if self.padding_mask is None else self.padding_mask
         return self.target_mask if self.padding_mask is None else self.target_mask & self.padding_mask
+
+    @property
+    def targets(self) -> Tensor:
+        """int64, (B, S): the tokens, and `IGNORED` where nothing is to be predicted."""
+        return self.seqs.masked_fill(~self.is_target, IGNORED)
 
     def num_elements(self) -> int:
         """The number of tokens that are no padding."""

@@ -1,7 +1,8 @@
 """The checkpoints of a run: one folder a step, each there complete or not at all.
 
-One is made in `.step_N.saving`, synced, and renamed to `step_N`. Older ones are renamed to `.step_N.removing` before
-they are removed, so that half of one is never taken for a whole. What a killed run has left of either the next removes.
+One is made in `.step_N.saving`, synced, and renamed to `step_N`; of several ranks all write into it, and the first does
+the rest. Older ones are renamed to `.step_N.removing` before they are removed, so that half of one is never taken for a
+whole. What a killed run has left of either the next removes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from kinfold.checkpoint.names import DCP_METADATA
 from kinfold.durable import put_in_place
 from kinfold.errors import TrainingError
+from kinfold.training.ranks import Ranks
 
 _LOCK = ".lock"
 _LEFTOVERS = (".step_*.saving", ".step_*.removing")
@@ -54,20 +56,25 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def save_checkpoint(folder: Path, step_nr: int, write: Callable[[Path], None]) -> None:
-    """Make a checkpoint.
+def save_checkpoint(folder: Path, step_nr: int, write: Callable[[Path], None], ranks: Ranks) -> None:
+    """Make a checkpoint; called on every rank.
 
     Args:
         folder: Where checkpoints lie.
         step_nr: Its step.
-        write: Writes it into a folder that is given.
+        write: Writes it into a folder that is given, this rank's part; what it raises it raises on all.
+        ranks: Those that have a part.
     """
     stage, destination = folder / f".step_{step_nr}.saving", folder / f"step_{step_nr}"
-    stage.mkdir()
+
+    def put() -> None:
+        if destination.exists():  # incomplete, or there would be nothing to save
+            _remove(destination)
+        put_in_place(stage, destination)
+
+    ranks.first(stage.mkdir)
     write(stage)
-    if destination.exists():  # incomplete, or there would be nothing to save
-        _remove(destination)
-    put_in_place(stage, destination)
+    ranks.first(put)
 
 
 def remove_oldest(folder: Path, keep_last_n: int | None) -> None:

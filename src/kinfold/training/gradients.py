@@ -1,116 +1,116 @@
-"""The gradient of a step: that of the mean over all targets of its batches."""
+"""The gradient of a step: that of the mean over all targets of its batches, of all ranks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from kinfold.errors import TrainingError
-from kinfold.training.unit import TrainUnit
+from kinfold.training.data import Uncounted
+from kinfold.training.losses import BatchLoss, Count, Precision, counted, forward
+from kinfold.training.ranks import Ranks
+from kinfold.training.unit import StagedUnit, TrainUnit
 
 BatchT = TypeVar("BatchT")
-Precision = Callable[[], AbstractContextManager[object]]
-"""The dtype in which operations are computed, entered around the forward pass."""
 
 
-@dataclass(frozen=True)
-class Losses:
+@dataclass(frozen=True, slots=True)
+class StepLosses:
     """The losses of the batches of a step.
 
     Attributes:
-        values: The loss of each.
-        num_targets: The targets that all are the sum over; None if they are means.
+        values: Of each batch; of this rank's shares.
+        count: What they are over, on all ranks.
     """
 
     values: list[Tensor]
-    num_targets: int | None
-
-    @property
-    def weight(self) -> int:
-        """What their sum is divided by to have the mean."""
-        return len(self.values) if self.num_targets is None else self.num_targets
+    count: Count
 
 
-def backward(unit: TrainUnit[BatchT], batches: Iterable[BatchT], step_nr: int, precision: Precision) -> Losses:
+def add_gradient(
+    unit: TrainUnit[BatchT],
+    batch: BatchT,
+    place: str,
+    precision: Precision,
+    divisor: Callable[[int | None], float],
+) -> BatchLoss:
+    """Add the gradient of a batch's loss to the parameters, divided by what `divisor` gives for its targets."""
+    if isinstance(unit, StagedUnit):
+        counts = not isinstance(batch, Uncounted)
+        given: Any = batch if counts else batch.batch
+        with precision():
+            value, num_targets = unit.add_gradient(given, divisor, counts=counts)
+        return BatchLoss(value, num_targets, counts)
+    loss = forward(unit, batch, place, precision)
+    (loss.value / divisor(loss.num_targets)).backward()
+    return replace(loss, value=loss.value.detach())
+
+
+def backward(
+    unit: TrainUnit[BatchT], batches: Iterable[BatchT], step_nr: int, precision: Precision, ranks: Ranks
+) -> StepLosses:
     """Leave the gradient of the mean over all targets of all batches in the parameters.
 
     Raises:
         TrainingError: There is no target, or losses are sums and means.
     """
-    values: list[Tensor] = []
-    counts: list[int | None] = []
-    divisor = 1
+    place = f"Step {step_nr}"
+    losses: list[BatchLoss] = []
+    count = Count(0, 0, 0)
+
+    def divisor(num_targets: int | None, *, counts: bool) -> float:
+        """What the first batch is over: a single one needs no second pass over the gradients."""
+        nonlocal count
+        if not losses:
+            count = Count.of([num_targets] if counts else [], ranks)
+        # FSDP's gradients are means over the ranks that share the data, and a sum is wanted.
+        return (count.weight or 1) / ranks.dp.size
+
     for batch in batches:
-        loss, num_targets = forward(unit, batch, f"Step {step_nr}", precision)
-        # A single batch needs no second pass over the gradients.
-        divisor = divisor if values else num_targets or 1
-        (loss / divisor).backward()
-        values.append(loss.detach())
-        counts.append(num_targets)
-    losses = Losses(values, total(counts, f"Step {step_nr}"))
-    if losses.weight != divisor:
+        divide = partial(divisor, counts=not isinstance(batch, Uncounted))
+        losses.append(add_gradient(unit, batch, place, precision, divide))
+    divided_by = count.weight or 1
+    if len(losses) > 1:
+        count = Count.of(counted(losses), ranks)
+    count.check(counted(losses), place)
+    if count.weight != divided_by:
         for gradient in gradients(unit.model):
-            gradient.mul_(divisor / losses.weight)
-    return losses
+            gradient.mul_(divided_by / count.weight)
+    return StepLosses([loss.value for loss in losses], count)
 
 
-def forward(unit: TrainUnit[BatchT], batch: BatchT, place: str, precision: Precision) -> tuple[Tensor, int | None]:
-    """The loss of a batch, and its number of targets.
-
-    Raises:
-        TrainingError: They are not what a unit is to give.
-    """
-    with precision():
-        loss, num_targets = unit(batch)
-    faults = []
-    if not isinstance(loss, Tensor) or loss.dim():
-        shown = tuple(loss.shape) if isinstance(loss, Tensor) else repr(loss)
-        faults.append(f"the loss is {shown}: must be a scalar tensor")
-    if num_targets is not None and (type(num_targets) is not int or num_targets < 0):
-        faults.append(f"the number of targets is {num_targets!r}: must be an int, or None if the loss is a mean")
-    if faults:
-        raise TrainingError(f"{place}: {type(unit).__name__} gave no loss with its number of targets:", faults=faults)
-    return loss, num_targets
-
-
-def total(counts: list[int | None], place: str) -> int | None:
-    """All targets of batches; None if their losses are means.
-
-    Raises:
-        TrainingError: There is none, or only some of the losses are means.
-    """
-    known = [count for count in counts if count is not None]
-    if not known:
-        return None
-    if len(known) < len(counts):
-        raise TrainingError(f"{place}: the losses of some batches are sums, and of others means: {counts}.")
-    if not sum(known):
-        raise TrainingError(f"{place}: there is nothing to predict: no batch has a target.")
-    return sum(known)
-
-
-def clip(model: nn.Module, losses: Losses, max_norm: float | None, step_nr: int) -> tuple[float, float]:
+def clip(
+    model: nn.Module, losses: StepLosses, max_norm: float | None, step_nr: int, ranks: Ranks
+) -> tuple[float, float]:
     """Scale the gradients down to a norm, if it is larger; the two halves of torch's `clip_grad_norm_`.
 
     Returns:
-        The sum of the losses, and the norm as it was.
+        The sum of the losses, and the norm as it was, both over all ranks.
 
     Raises:
-        TrainingError: A loss or a gradient is not finite; they are left as they are.
+        TrainingError: A loss or a gradient is not finite; they are left as they are. All ranks raise it.
     """
-    grads = gradients(model)
-    norm = get_total_norm(grads)
+    norms = _norms(model)
     # Read at once: each reading waits for the device.
-    *numbers, norm_read = torch.stack([*losses.values, norm]).tolist()
+    read = torch.stack([*losses.values, *norms.values()]).tolist()
+    numbers, parts = read[: len(losses.values)], read[len(losses.values) :]
+    norm = next(iter(norms.values()))
+    norm_read = parts[0]
+    if ranks.many:
+        squares = [part * part / copies for part, copies in zip(parts, norms, strict=True)]
+        *numbers, square = ranks.summed([*map(ranks.once, numbers), sum(squares)])
+        norm_read = math.sqrt(square)
+        norm = norm.new_tensor(norm_read)
     if not all(map(math.isfinite, [*numbers, norm_read])):
-        raise _not_finite(model, numbers, norm_read, step_nr)
+        raise _not_finite(model, numbers, norm_read, step_nr, ranks)
     if max_norm is not None:
         clip_grads_with_norm_(list(model.parameters()), max_norm, norm)
     return sum(numbers), norm_read
@@ -121,15 +121,39 @@ def gradients(model: nn.Module) -> list[Tensor]:
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
-def _not_finite(model: nn.Module, losses: list[float], norm: float, step_nr: int) -> TrainingError:
+def _norms(model: nn.Module) -> dict[int, Tensor]:
+    """The norms of this rank's parts of gradients, by how many ranks have the same part.
+
+    By parts, since the norm that torch gives of a model that is spread costs a message for each gradient.
+    """
+    parts: dict[int, list[Tensor]] = {}
+    for gradient in gradients(model):
+        parts.setdefault(_copies(gradient), []).append(_own_part(gradient))
+    return {copies: get_total_norm(own) for copies, own in parts.items()} or {1: get_total_norm([])}
+
+
+def _copies(gradient: Tensor) -> int:
+    if not isinstance(gradient, DTensor):
+        return 1
+    sizes = zip(gradient.device_mesh.shape, gradient.placements, strict=True)
+    return math.prod(size for size, placement in sizes if placement.is_replicate())
+
+
+def _own_part(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _not_finite(model: nn.Module, losses: list[float], norm: float, step_nr: int, ranks: Ranks) -> TrainingError:
     hint = "The step was not taken. A lower learning rate, or clipping (max_gradient_norm), often helps."
     for number, loss in enumerate(losses, start=1):
         if not math.isfinite(loss):
             which = f" of batch {number} of {len(losses)}" if len(losses) > 1 else ""
             return TrainingError(f"Step {step_nr}: the loss{which} is {loss}.", hint=hint)
-    faults = [
-        f"the gradient of {name}"
+    own = {
+        name
         for name, parameter in model.named_parameters()
-        if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
-    ]
+        if parameter.grad is not None and not bool(_own_part(parameter.grad).isfinite().all())
+    }
+    found = set().union(*ranks.gathered(own, ranks.world))
+    faults = [f"the gradient of {name}" for name, _ in model.named_parameters() if name in found]
     return TrainingError(f"Step {step_nr}: the gradient norm is {norm}.", faults=faults, hint=hint)

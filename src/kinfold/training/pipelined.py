@@ -9,11 +9,8 @@ from torch import Tensor, nn
 
 from kinfold.parallel.gangs import Gangs
 from kinfold.parallel.pipeline import Pipeline
-from kinfold.training.batch import SequenceBatch
+from kinfold.training.batch import IGNORED, SequenceBatch
 from kinfold.training.unit import AbstractTrainUnit
-
-IGNORED = -100
-"""The target at a position where nothing is to be predicted, as torch's `cross_entropy` has it."""
 
 
 class PipelinedUnit(AbstractTrainUnit[SequenceBatch]):
@@ -46,16 +43,7 @@ class PipelinedUnit(AbstractTrainUnit[SequenceBatch]):
     def add_gradient(
         self, batch: SequenceBatch, divisor: Callable[[int], float], *, counts: bool = True
     ) -> tuple[Tensor, int]:
-        """Add the gradient of a batch's loss to the parameters of all stages, divided.
-
-        Args:
-            batch: The batch, on every stage the same.
-            divisor: Called with the number of its targets; what the loss is divided by.
-            counts: Whether the batch counts; if not, its gradient is zero.
-
-        Returns:
-            The loss, not divided, and the number of targets.
-        """
+        """As `StagedUnit` has it."""
         inputs, targets, num_targets = self._parts(batch)
         if not counts:
             targets = torch.full_like(targets, IGNORED)
@@ -68,4 +56,4 @@ class PipelinedUnit(AbstractTrainUnit[SequenceBatch]):
 
     def _parts(self, batch: SequenceBatch) -> tuple[SequenceBatch, Tensor, int]:
         inputs, targets = batch.as_auto_regressive()
-        return inputs, targets.seqs.masked_fill(~targets.is_target, IGNORED), targets.num_target_elements()
+        return inputs, targets.targets, targets.num_target_elements()

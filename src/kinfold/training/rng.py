@@ -10,8 +10,16 @@ from typing import Any
 import torch
 
 
-def seed_all(seed: int) -> None:
-    """Seed every generator."""
+def seed_all(seed: int, *, step_nr: int = 0, rank: int = 0) -> None:
+    """Seed every generator.
+
+    Args:
+        seed: Of the run.
+        step_nr: After which step; 0 at the beginning.
+        rank: Which of those that draw numbers of their own.
+    """
+    if step_nr or rank:
+        seed = random.Random(f"{seed} {step_nr} {rank}").getrandbits(63)
     random.seed(seed)
     torch.manual_seed(seed)  # on all devices
     if numpy := sys.modules.get("numpy"):

@@ -1,4 +1,4 @@
-"""The state of a run in a folder of torch.distributed.checkpoint (DCP).
+"""The state of a run in a folder of torch.distributed.checkpoint (DCP), which keeps of each tensor what ranks have.
 
 `model` and `optimizer` are laid out as torch's own `get_state_dict` lays them out: the optimizer's state by the names
 of parameters. All else is kept whole, in `run`.
@@ -7,7 +7,7 @@ of parameters. All else is kept whole, in `run`.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from kinfold.checkpoint.dcp_torch import DcpReader, cause_of, without_group
 from kinfold.errors import CheckpointError, TrainingError
+from kinfold.training.ranks import Ranks
 
 FORMAT = 1
 """Of what is written here; goes up when it is laid out in another way."""
@@ -33,21 +35,25 @@ Run = Mapping[str, Any]
 """What is to be kept besides model and optimizer; plain data and tensors."""
 
 
-def write_snapshot(folder: Path, model: nn.Module, optimizer: Optimizer, run: Run) -> None:
-    """Write a snapshot into a folder, and have its files on the disk.
+def write_snapshot(folder: Path, model: nn.Module, optimizer: Optimizer, run: Run, ranks: Ranks) -> None:
+    """Write a snapshot into a folder, each rank its part, and have its files on the disk; `run` is the first rank's.
 
     Raises:
         TrainingError: Something in `run` is neither plain data nor a tensor, so that it could not be read again.
-        CheckpointError: torch could not write it.
+        CheckpointError: torch could not write it. What one rank raises all raise.
     """
-    _check_plain(run)
+    ranks.first(lambda: _check_plain(run))
     state = {
         "model": {name: _kept_whole(value) for name, value in model.state_dict().items()},
-        "optimizer": {"type": type(optimizer).__qualname__, **_by_name(optimizer, model)},
+        "optimizer": {"type": type(optimizer).__qualname__, **_of_all_stages(_by_name(optimizer, model), ranks)},
         "run": _kept_whole({"format": FORMAT, **run}),
     }
+    writer = FileSystemWriter(folder)
     try:
-        without_group(save, state, storage_writer=FileSystemWriter(folder))
+        if ranks.many:
+            save(state, storage_writer=writer, process_group=ranks.world.group)
+        else:
+            without_group(save, state, storage_writer=writer)
     except CheckpointException as error:
         cause = cause_of(error)
         if isinstance(cause, OSError):
@@ -55,8 +61,18 @@ def write_snapshot(folder: Path, model: nn.Module, optimizer: Optimizer, run: Ru
         raise CheckpointError(f"{folder} could not be written: {cause}") from error
 
 
-def read_snapshot(folder: Path, model: nn.Module, optimizer: Optimizer) -> Run:
+def read_snapshot(
+    folder: Path, model: nn.Module, optimizer: Optimizer, *, elsewhere: Collection[str] = frozenset()
+) -> Run:
     """Put the model and the optimizer into the state of a snapshot, and give the rest.
+
+    Each rank reads its part, however the model was spread when it was written, and waits for nobody.
+
+    Args:
+        folder: The snapshot.
+        model: The model, or a stage of it.
+        optimizer: Of its parameters.
+        elsewhere: The names of parameters that are in other stages.
 
     Raises:
         CheckpointError: The folder is damaged or hostile.
@@ -64,7 +80,9 @@ def read_snapshot(folder: Path, model: nn.Module, optimizer: Optimizer) -> Run:
     """
     reader = DcpReader(folder)
     metadata: Metadata = reader.read_metadata()
-    stored = metadata.state_dict_metadata
+    stored = {
+        key: value for key, value in metadata.state_dict_metadata.items() if _subject(key, metadata) not in elsewhere
+    }
     if "run" not in stored or "optimizer.type" not in stored:
         raise TrainingError(f"{folder} is no checkpoint of a run: it holds a model alone.")
     own = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -72,7 +90,10 @@ def read_snapshot(folder: Path, model: nn.Module, optimizer: Optimizer) -> Run:
     if faults := list(_model_faults(own, weights)):
         raise TrainingError(f"{folder} is of another model:", faults=faults)
     # Read before anything is changed.
-    others = _read(folder, reader, {key: _place_for(value) for key, value in stored.items() if key not in weights})
+    places = _places(metadata, model)
+    others = _read(folder, reader, {key: places[key] for key in stored if key not in weights})
+    for group in others["optimizer"]["param_groups"]:
+        group["params"] = [name for name in group["params"] if name not in elsewhere]
     run = others["run"][0]
     if run.get("format") != FORMAT:
         raise TrainingError(
@@ -111,10 +132,34 @@ def _read(folder: Path, reader: DcpReader, flat: dict[str, Any]) -> dict[str, An
     return unflatten_state_dict(flat, reader.read_metadata().planner_data)
 
 
-def _place_for(stored: Any) -> Tensor | None:
-    """What an entry is read into; None for one that is no tensor."""
-    is_tensor = isinstance(stored, TensorStorageMetadata)
-    return torch.empty(stored.size, dtype=stored.properties.dtype) if is_tensor else None
+def _subject(key: str, metadata: Metadata) -> str | None:
+    """The name of the parameter that an entry is of, or is kept for by the optimizer; None for any other."""
+    match metadata.planner_data.get(key):
+        case ("model", name) | ("optimizer", "state", name, _):
+            return name
+    return None
+
+
+def _places(metadata: Metadata, model: nn.Module) -> dict[str, Tensor | None]:
+    """What each entry is read into; None for one that is no tensor.
+
+    What an optimizer keeps of a weight lies as the weight does.
+    """
+    parameters = dict(model.named_parameters())
+    places: dict[str, Tensor | None] = {}
+    for key, value in metadata.state_dict_metadata.items():
+        match metadata.planner_data.get(key):
+            case ("optimizer", "state", name, _):
+                weight = parameters.get(name)
+            case _:
+                weight = None
+        if not isinstance(value, TensorStorageMetadata):
+            places[key] = None
+        elif isinstance(weight, DTensor) and weight.shape == value.size:
+            places[key] = torch.empty_like(weight.detach(), dtype=value.properties.dtype)
+        else:
+            places[key] = torch.empty(value.size, dtype=value.properties.dtype)
+    return places
 
 
 def _check_plain(run: Run) -> None:
@@ -143,6 +188,16 @@ def _by_name(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
             {**group, "params": [names[number] for number in group["params"]]} for group in state_dict["param_groups"]
         ],
     }
+
+
+def _of_all_stages(own: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """The same with the parameters of all stages in each group, in their order."""
+    every = ranks.gathered([group["params"] for group in own["param_groups"]], ranks.pp)
+    if len({len(groups) for groups in every}) > 1:
+        raise TrainingError("The optimizer has not as many groups of parameters in each stage.")
+    merged = [[name for groups in every for name in groups[number]] for number in range(len(own["param_groups"]))]
+    groups = [{**group, "params": names} for group, names in zip(own["param_groups"], merged, strict=True)]
+    return {**own, "param_groups": groups}
 
 
 def _by_index(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,3 +253,8 @@ def _optimizer_faults(stored: Mapping[str, Any], optimizer: Optimizer, model: nn
         yield from (f"group {number} has {name}, and had not" for name in after if name not in before)
         if before != after and sorted(before) == sorted(after):
             yield f"group {number} has its parameters in another order"
+    for name, weight in model.named_parameters():
+        kept = stored.get("state", {}).get(name, {}) if isinstance(weight, DTensor) else {}
+        for key, value in kept.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != weight.shape:
+                yield f"{key} of {name} is {_described(value)}, which cannot be spread as {_described(weight)} is"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -25,6 +26,26 @@ class TrainUnit(Protocol[BatchT_contra]):
 
     def __call__(self, batch: BatchT_contra, /) -> tuple[Tensor, int | None]:
         """The loss of a batch, a scalar, and the number of targets it is the sum over; None if it is a mean."""
+        ...
+
+
+@runtime_checkable
+class StagedUnit(Protocol[BatchT_contra]):
+    """What a `Trainer` asks besides of a unit whose model is one stage of several: gradients, of its own schedule."""
+
+    def add_gradient(
+        self, batch: BatchT_contra, divisor: Callable[[int], float], /, *, counts: bool = True
+    ) -> tuple[Tensor, int]:
+        """Add the gradient of a batch's loss to the parameters of all stages, divided.
+
+        Args:
+            batch: The batch, on every stage the same.
+            divisor: Called with the number of its targets; what the loss is divided by.
+            counts: Whether the batch counts; if not, its gradient is zero.
+
+        Returns:
+            The loss, not divided, and the number of targets.
+        """
         ...
 
 

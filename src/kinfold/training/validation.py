@@ -9,13 +9,16 @@ from typing import TypeVar
 import torch
 
 from kinfold.errors import TrainingError
-from kinfold.training.gradients import Precision, forward, total
+from kinfold.training.losses import Count, Precision, counted, forward
+from kinfold.training.ranks import Ranks
 from kinfold.training.unit import TrainUnit
 
 BatchT = TypeVar("BatchT")
 
 
-def mean_loss(unit: TrainUnit[BatchT], batches: Iterable[BatchT], place: str, precision: Precision) -> float:
+def mean_loss(
+    unit: TrainUnit[BatchT], batches: Iterable[BatchT], place: str, precision: Precision, ranks: Ranks
+) -> float:
     """The mean over all targets of all batches, or over batches if losses are means.
 
     Args:
@@ -23,16 +26,20 @@ def mean_loss(unit: TrainUnit[BatchT], batches: Iterable[BatchT], place: str, pr
         batches: Already on its device.
         place: What is done, for messages.
         precision: The dtype to compute in.
+        ranks: Those that share the batches.
 
     Raises:
         TrainingError: There is no batch or no target, or the mean is not finite.
     """
-    with torch.inference_mode():
-        pairs = [forward(unit, batch, place, precision) for batch in batches]
-    if not pairs:
+    # What FSDP gathers it keeps room for, and it gathers again for gradients, in which inference mode has no part.
+    with torch.no_grad() if ranks.many else torch.inference_mode():
+        losses = [forward(unit, batch, place, precision) for batch in batches]
+    if not losses:
         raise TrainingError(f"{place}: valid_data_reader gave no batch.")
-    weight = total([count for _, count in pairs], place) or len(pairs)
-    mean = sum(torch.stack([loss for loss, _ in pairs]).tolist()) / weight
+    count = Count.of(counted(losses), ranks)
+    count.check(counted(losses), place)
+    own = sum(torch.stack([loss.value for loss in losses]).tolist())
+    mean = ranks.summed([ranks.once(own)])[0] / count.weight
     if not math.isfinite(mean):
         raise TrainingError(f"{place}: the loss is {mean}.")
     return mean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -40,14 +41,19 @@ def command(
 
     SRC is a card, or the path of a checkpoint: safetensors, torch's pickles, GGUF or torch.distributed. DST is a
     folder, which is there complete or not at all. After an interruption, the same command goes on.
+
+    Several processes write together: torchrun --nproc-per-node 4 --no-python scaffold convert SRC DST
     """
     from kinfold.conversion import convert_checkpoint
+    from kinfold.parallel import setup_gangs
     from kinfold.scaffold.cli.progress import bytes_bar
     from kinfold.scaffold.project import find_project
 
     if project := find_project():
         project.activate()
-    with bytes_bar(f"Writing {destination.name}") as progress:
+    gangs = setup_gangs(device="cpu")
+    is_first = gangs["world"].rank == 0
+    with gangs, bytes_bar(f"Writing {destination.name}") if is_first else nullcontext() as progress:
         done = convert_checkpoint(
             source,
             destination,
@@ -59,8 +65,11 @@ def command(
             format="dcp" if format_ == "dcp" else "safetensors",
             config=not no_config,
             restart=restart,
+            gangs=gangs,
             progress=progress,
         )
+    if not is_first:
+        return
     if as_json:
         outcome = {
             "path": str(done.path), "family": done.family, "arch": done.arch, "from": done.source_layout,

@@ -18,6 +18,7 @@ COMMANDS = {
     "diff": "Say how two architectures differ.",
     "keymap": "Derive, compare and regenerate key maps.",
     "generate": "Continue a text with a model, or have an encoder and decoder answer to it.",
+    "plan": "Say how much memory ranks need, and which layout fits.",
     "train": "Train a model by a recipe, and write a card for it.",
     "cards": "List the cards of models.",
     "show": "Show what a card says, and what model it makes.",

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from kinfold.recipes.command import said_once
 from kinfold.recipes.config import RECIPES
 from kinfold.recipes.settings import Setting, assemble, settings_of
 
@@ -34,10 +35,11 @@ def command() -> None:
     """Train a model by a recipe, and write a card for it.
 
     The same command goes on where a run was interrupted. All that is written is in one folder; its recipe.yaml is what
-    --config takes.
+    --config takes. On several devices: torchrun --nproc-per-node N --no-python scaffold train ...
     """
 
 
+@said_once()
 def _train(ctx: click.Context, file: Path | None, **options: Any) -> None:
     from kinfold.scaffold.project import find_project
 

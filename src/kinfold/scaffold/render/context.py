@@ -16,10 +16,12 @@ from kinfold.scaffold.render.ends import model_ends
 from kinfold.scaffold.render.fields import Field, arch_changes, config_fields, scaling_classes
 from kinfold.scaffold.render.layers import layer, stack
 from kinfold.scaffold.render.positions import positions
+from kinfold.scaffold.render.sharding import shard_plan
 from kinfold.scaffold.spec.checks import checks
 from kinfold.scaffold.spec.schema import Spec
 from kinfold.scaffold.spec.sizes import TOKENS
 
+_VERBS = ("create", "load", "shard")
 _PART = re.compile(r"(?<![\w.])([A-Z]\w+|scaled_inner_dim|in_turns|lambda_init)\(")
 
 
@@ -41,7 +43,7 @@ def family_context(family: str, package: str, spec: Spec) -> dict[str, Any]:
         "package": package,
         "title": title,
         "summary": _summary(title, spec),
-        "functions": sorted([f"create_{family}_model", f"load_{family}_model", f"{family}_arch", f"{family}_archs"]),
+        "functions": sorted([*(f"{verb}_{family}_model" for verb in _VERBS), f"{family}_arch", f"{family}_archs"]),
         **parts_used,
         "nn_imports": sorted({*_used_parts(parts_used), *scalings}),
         "fields": "\n".join(_field(field) for field in config_fields(spec)),
@@ -52,6 +54,7 @@ def family_context(family: str, package: str, spec: Spec) -> dict[str, Any]:
         "key_maps": {layout: ",\n    ".join(lines) for layout, lines in rules.items()},
         "key_map_docs": DOCS,
         "key_map_imports": sorted({"KeyMap", *called_functions(line for lines in rules.values() for line in lines)}),
+        "shard_plan": shard_plan(spec),
         "small": ", ".join(f"{name}={value}" for name, value in _small(spec).items() if name in names),
         "trained": _trained(spec),
     }
@@ -181,12 +184,14 @@ def _trained(spec: Spec) -> str:
 
 
 def _small(spec: Spec) -> dict[str, Any]:
-    """What makes a config small enough for a test, and leaves its structure as it is."""
+    """What makes a config small enough for a test, and leaves its structure as it is; two ranks can share it."""
     archs = list(spec.sizes().values())
     turns = [turn for sizes in archs for turn in (sizes.window_pattern, sizes.rope_theta) if isinstance(turn, tuple)]
     num_layers = min(max(_SMALL["num_layers"], *map(len, turns)), 8)
     absent = [name for name in ("embedding_dim", "q_latent_dim") if getattr(archs[0], name) is None]
-    return {name: value for name, value in {**_SMALL, "num_layers": num_layers}.items() if name not in absent}
+    pairs = {"num_heads": 8, "num_kv_heads": 4} if spec.attention.kind == "differential" else {}
+    small = {**_SMALL, **pairs, "num_layers": num_layers}
+    return {name: value for name, value in small.items() if name not in absent}
 
 
 _SMALL = {

@@ -35,6 +35,7 @@ class FamilyInMemory:
         create: Makes a model: `create(config, *, device=None, dtype=None)`.
         archs: Its named sizes; `archs.get()` is a fresh config of the default.
         converter: Its key maps.
+        sharder: Spreads a model over ranks: `sharder(model, config, gangs, *, sequence_parallel=False)`.
         sources: The source text of its modules, as it comes out of the templates, by the names of the modules.
     """
 
@@ -42,6 +43,7 @@ class FamilyInMemory:
     create: Callable[..., nn.Module]
     archs: ConfigRegistry[Any]
     converter: CheckpointConverter
+    sharder: Callable[..., None]
     sources: dict[str, str]
 
 
@@ -64,6 +66,7 @@ def load_family(name: str, spec: Spec) -> FamilyInMemory:
         create=getattr(modules["factory"], f"create_{own}_model"),
         archs=getattr(modules["archs"], f"{own}_archs"),
         converter=getattr(modules["loader"], f"convert_{own}_checkpoint"),
+        sharder=getattr(modules["loader"], f"shard_{own}_model"),
         sources=sources,
     )
 

@@ -1,4 +1,4 @@
-"""Nllb: archs, training, padding, decoding and key maps, made small."""
+"""Nllb: archs, training, padding, decoding, key maps and shards, made small."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from functools import partial
 import pytest
 import torch
 from kinfold import generate
+from kinfold.parallel import joined_shards
 from torch.nn.functional import cross_entropy
 
-from kinfold_zoo.nllb import NllbConfig, create_nllb_model, nllb_archs
+from kinfold_zoo.nllb import NllbConfig, create_nllb_model, nllb_archs, shard_nllb_model
 from kinfold_zoo.nllb.loader import convert_nllb_checkpoint
 
 
@@ -86,3 +87,12 @@ def test_key_maps_lose_nothing(config: NllbConfig) -> None:
         native = convert_nllb_checkpoint.load(foreign, config, layout=layout)
         assert native.keys() == state_dict.keys()
         assert all(torch.equal(native[name], state_dict[name]) for name in state_dict)
+
+
+def test_shards_lose_nothing(config: NllbConfig) -> None:
+    torch.manual_seed(0)
+    model = create_nllb_model(config)
+    joined = joined_shards(model, lambda model, gangs: shard_nllb_model(model, config, gangs), tp=2)
+    whole = dict(model.named_parameters())
+    assert joined.keys() == whole.keys()
+    assert all(torch.equal(joined[name], whole[name]) for name in whole)

@@ -1,9 +1,13 @@
-"""Loading Mistral checkpoints: the key maps, the converter and the loader."""
+"""Loading Mistral checkpoints: key maps, converter, shard plan and loader."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kinfold import CheckpointConverter, StandardModelConfigLoader, StandardModelLoader, load_model, model_factories
 from kinfold.keymap import KeyMap, drop, permute_rotary, rename
+from kinfold.parallel import Gang, ShardPlan, shard_model
+from torch import nn
 
 from kinfold_zoo.mistral.archs import mistral_archs
 from kinfold_zoo.mistral.factory import MistralConfig, create_mistral_model
@@ -50,10 +54,50 @@ convert_mistral_checkpoint = CheckpointConverter(
     hf=hf_key_map,
 )
 
+mistral_shard_plan = ShardPlan(
+    {
+        "decoder_frontend": "scatter",
+        "decoder_frontend.embed": "vocabulary",
+        "decoder.layers.{layer}.self_attn": "block",
+        "decoder.layers.{layer}.self_attn.q_proj": "column",
+        "decoder.layers.{layer}.self_attn.k_proj": "column",
+        "decoder.layers.{layer}.self_attn.v_proj": "column",
+        "decoder.layers.{layer}.self_attn.output_proj": "row",
+        "decoder.layers.{layer}.self_attn_layer_norm": "sequence",
+        "decoder.layers.{layer}.ffn": "block",
+        "decoder.layers.{layer}.ffn.gate_proj": "column",
+        "decoder.layers.{layer}.ffn.inner_proj": "column",
+        "decoder.layers.{layer}.ffn.output_proj": "row",
+        "decoder.layers.{layer}.ffn_layer_norm": "sequence",
+        "decoder.layer_norm": "sequence",
+        "final_proj": "vocabulary",
+    }
+)
+"""How its modules are spread over the ranks of a gang."""
+
+
+def shard_mistral_model(
+    model: nn.Module, config: MistralConfig, gangs: Mapping[str, Gang], *, sequence_parallel: bool = False
+) -> None:
+    """Spread a model over ranks, in place.
+
+    Args:
+        model: The model, on the meta device or with weights.
+        config: Its config.
+        gangs: Those of this rank, `setup_gangs(tp=...)`.
+        sequence_parallel: Spread vectors between blocks along the sequence, too.
+
+    Raises:
+        ParallelError: Heads or widths cannot be divided among the ranks; lists all.
+    """
+    shard_model(model, mistral_shard_plan, gangs, sequence_parallel=sequence_parallel)
+
+
 load_mistral_model = StandardModelLoader(
     config_loader=StandardModelConfigLoader("mistral", MistralConfig, mistral_archs),
     factory=create_mistral_model,
     checkpoint_converter=convert_mistral_checkpoint,
+    sharder=shard_mistral_model,
 )
 
 model_factories.register("mistral", create_mistral_model, MistralConfig, mistral_archs)

@@ -1,0 +1,111 @@
+"""What the ranks of one stage have and need."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+from functools import cache, cached_property
+
+from kinfold.parallel.estimate.layout import Layout, Workload
+from kinfold.parallel.estimate.parts import ModelParts, Part, Shares, Weight
+from kinfold.parallel.estimate.usage import Usage
+from kinfold.parallel.pipeline import stage_layers
+
+
+class Stage:
+    """The parts of a model that one stage computes; all of them where there is one stage.
+
+    Args:
+        model: The model, taken apart, as ranks that share tensors have it.
+        work: What is computed.
+        layout: How ranks are laid out.
+        number: Which stage it is.
+    """
+
+    def __init__(self, model: ModelParts, work: Workload, layout: Layout, number: int) -> None:
+        self._model = model
+        self._work = work
+        self._layout = layout
+        self._number = number
+        self._parts = _of_stage(model.parts, number, layout.pp)
+        self._counts = Counter(self._parts)
+        self.peak = cache(self._peak)
+        """The bytes of activations, and of weights as they compute, when both together are most; of a rank of `tp`."""
+
+    @property
+    def buffers(self) -> int:
+        """The bytes of what is no parameter."""
+        return sum(part.buffers * count for part, count in self._counts.items())
+
+    def numel(self, shares: Shares, *, trained: bool) -> int:
+        """How many values a rank has: of all parameters, or of those that have gradients."""
+        return sum(_numel(part.weights, shares, trained=trained) * count for part, count in self._counts.items())
+
+    def _peak(self, tp_rank: int) -> tuple[int, int]:
+        root, layer = self._working(tp_rank)
+        moments = [
+            (activations, root if part.layer is None else layer)
+            for part, activations in zip(self._parts, self._activations, strict=True)
+        ]
+        return max(moments, key=sum)
+
+    @cached_property
+    def _activations(self) -> list[int]:
+        """The most bytes of activations while each part computes.
+
+        Part after part computes, and has what those before it have kept. With stages all microbatches go forward before
+        one goes backward (GPipe, Huang et al. 2019, section 2.3), and what a stage is given and gives is kept, too.
+        """
+        kept, most = 0, []
+        for usage in self._usages():
+            most.append(kept + usage.most)
+            kept += usage.kept
+        if self._layout.pp == 1:
+            return most
+        given = self._parts[0].usage.given if self._number else 0
+        output = self._model.output if self._number == self._layout.pp - 1 else 0
+        microbatches = self._work.microbatches_of(self._layout) if self._work.trains else 1
+        waiting = (microbatches - 1) * kept + microbatches * (given + output)
+        return [waiting + one for one in most]
+
+    def _working(self, tp_rank: int) -> tuple[int, int]:
+        """The bytes of weights as they compute, besides those that are kept: outside layers, and in them.
+
+        With FSDP what is in no layer, and two layers, of which one is being fetched; in training also the gradients
+        that they have before these are spread, of one layer, and once more as they are sent. Without FSDP casts of all
+        weights, if they are kept in another dtype.
+        """
+        shares = {"tp": (tp_rank, self._layout.tp)}
+        computing, kept = self._work.dtype.itemsize, self._work.kept_dtype.itemsize
+        if self._layout.dp == 1:
+            casts = self.numel(shares, trained=False) * computing if computing != kept else 0
+            return casts, casts
+        numels = {part: _numel(part.weights, shares) for part in self._counts}
+        root = sum(numel for part, numel in numels.items() if part.layer is None)
+        layers = [numels[part] for part in self._parts if part.layer is not None]
+        largest, next_largest = heapq.nlargest(2, [*layers, 0])
+        if not self._work.trains:
+            return (root + largest) * computing, (root + largest + next_largest) * computing
+        outside = (2 * root + largest) * computing
+        return outside, outside + (largest + next_largest) * computing + largest * kept
+
+    def _usages(self) -> Iterator[Usage]:
+        """What the parts use, in order; what layers share is made by the first."""
+        seen: set[Hashable] = set()
+        for part in self._parts:
+            yield part.usage if part.layer in seen else part.usage_first
+            seen |= {part.layer} - {None}
+
+
+def _of_stage(parts: Sequence[Part], number: int, stages: int) -> Sequence[Part]:
+    """The layers of a stage, and what comes before them in the first, and after them in the last."""
+    if stages == 1:
+        return parts
+    before, *layers, after = parts
+    own = [layers[layer] for layer in stage_layers(len(layers), stages)[number]]
+    return [*([before] if number == 0 else []), *own, *([after] if number == stages - 1 else [])]
+
+
+def _numel(weights: Sequence[Weight], shares: Shares, *, trained: bool = False) -> int:
+    return sum(weight.numel(shares) for weight in weights if weight.trained or not trained)
