@@ -135,7 +135,7 @@ def _llama_in_one_way(
     batch = [tensor.chunk(dp.size)[dp.rank] for tensor in (token_ids, targets, padding_mask)]
     found = {}
     if gangs["pp"].size > 1:
-        pipeline = Pipeline(spread, gangs["pp"], summed, microbatches=2, device=gangs.device)
+        pipeline = Pipeline(spread, gangs, summed, microbatches=2)
         found["evaluated"] = relative(dp.all_reduce(pipeline.evaluate(*batch)), wanted)
         loss = pipeline.backward(*batch)
     else:

@@ -8,13 +8,15 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.nn.functional import pad
 
 from kinfold.errors import ParallelError
 from kinfold.nn.embedding import TiedProjection
 from kinfold.nn.state import DecodeState, PassState
-from kinfold.parallel.gangs import Gang
+from kinfold.parallel.gangs import Gang, Gangs
 
 if TYPE_CHECKING:
     from torch.distributed.pipelining.schedules import PipelineScheduleSingle
@@ -109,17 +111,17 @@ class Pipeline:
 
     Args:
         model: The stage of this rank.
-        gang: The gang `pp`.
+        gangs: What it was spread over.
         loss: Of the last stage.
         microbatches: How many a batch is cut into.
     """
 
-    def __init__(self, model: nn.Module, gang: Gang, loss: Loss, *, microbatches: int, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, gangs: Gangs, loss: Loss, *, microbatches: int) -> None:
         self._model = model
-        self._gang = gang
+        self._gang, self._dp = gangs["pp"], gangs["dp"]
         self._loss = loss
         self._microbatches = microbatches
-        self._device = device
+        self._device = gangs.device
         self._schedules: dict[tuple[int, ...], PipelineScheduleSingle] = {}
 
     def backward(self, token_ids: Tensor, targets: Tensor, padding_mask: Tensor | None = None) -> Tensor:
@@ -144,9 +146,7 @@ class Pipeline:
         return loss
 
     def _run(self, token_ids: Tensor, targets: Tensor, padding_mask: Tensor | None, *, training: bool) -> Tensor:
-        # As many as there are on all ranks that share the data: FSDP puts layers together for each.
-        missing = -token_ids.shape[0] % self._microbatches
-        token_ids, targets, padding_mask = _filled_up(missing, token_ids, targets, padding_mask)
+        token_ids, targets, padding_mask = self._filled_up(token_ids, targets, padding_mask)
         schedule = self._schedule(token_ids, has_mask=padding_mask is not None, training=training)
         masks: dict[str, Any] = {} if padding_mask is None else {"padding_mask": padding_mask}
         losses: list[Tensor] = []
@@ -155,6 +155,26 @@ class Pipeline:
         step(*first, token_ids=token_ids, target=targets, losses=losses, **masks)
         total = torch.stack(losses).sum().detach() if losses else token_ids.new_zeros((), dtype=torch.float32)
         return self._gang.all_reduce(total.float())  # only the last stage has any
+
+    def _filled_up(
+        self, token_ids: Tensor, targets: Tensor, padding_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A batch with rows and columns more that count nothing.
+
+        Microbatches have to be of one size, and of the same on all ranks that share the data: FSDP puts layers together
+        for each, and once more where a schedule sets up what is sent.
+        """
+        rows, length = token_ids.shape
+        sizes = torch.tensor([-(-rows // self._microbatches), length, padding_mask is not None], device=self._device)
+        if self._dp.size > 1:
+            dist.all_reduce(sizes, dist.ReduceOp.MAX, group=self._dp.group)
+        most_rows, most_length, has_mask = sizes.tolist()
+        more = (0, most_length - length, 0, most_rows * self._microbatches - rows)
+        if has_mask and padding_mask is None:
+            padding_mask = torch.ones_like(token_ids, dtype=torch.bool)
+        # What stands in for tokens comes after them, where they do not see it.
+        mask = None if padding_mask is None else pad(padding_mask, more, value=False)
+        return pad(token_ids, more), pad(targets, more, value=IGNORED), mask
 
     def _schedule(self, token_ids: Tensor, *, has_mask: bool, training: bool) -> PipelineScheduleSingle:
         """The schedule for batches of this shape, for which it sets up what is sent."""
@@ -165,20 +185,6 @@ class Pipeline:
             stage = PipelineStage(self._model, self._gang.rank, self._gang.size, self._device, group=self._gang.group)
             self._schedules[key] = ScheduleGPipe(stage, self._microbatches, loss_fn=self._loss, scale_grads=False)
         return self._schedules[key]
-
-
-def _filled_up(
-    rows: int, token_ids: Tensor, targets: Tensor, padding_mask: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """A batch with so many rows more that count nothing: microbatches have to be of one size."""
-    if not rows:
-        return token_ids, targets, padding_mask
-    more = torch.cat([targets, torch.full_like(targets[:1].expand(rows, -1), IGNORED)])
-    return _repeated(token_ids, rows), more, None if padding_mask is None else _repeated(padding_mask, rows)
-
-
-def _repeated(tensor: Tensor, rows: int) -> Tensor:
-    return torch.cat([tensor, tensor[-1:].expand(rows, -1)])
 
 
 def _earlier_stage(self: Any, x: Tensor, token_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:

@@ -53,7 +53,7 @@ def shard_model(
             hint=f"These would fit: tp = {', '.join(fitting)}." if fitting else None,
         )
     if tp is not None and tp.size > 1:
-        own = {name: style for name, style in styles.items() if style != "expert" or num_ep == 1}
+        own: dict[str, Style] = {name: style for name, style in styles.items() if style != "expert" or num_ep == 1}
         spread = _styles(model, _once(model, own), tp.size, sequence=sequence_parallel, by_dims=shard_embed_dim)
         _apply(model, tp, spread)
     if ep is not None and ep.size > 1:

@@ -33,7 +33,7 @@ class PipelinedUnit(AbstractTrainUnit[SequenceBatch]):
         super().__init__(model)
         self._loss = loss
         self._divisor = 1.0
-        self._pipeline = Pipeline(model, gangs["pp"], self._divided, microbatches=microbatches, device=gangs.device)
+        self._pipeline = Pipeline(model, gangs, self._divided, microbatches=microbatches)
 
     def __call__(self, batch: SequenceBatch) -> tuple[Tensor, int]:
         self._divisor = 1.0
