@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from llama_peer import tiny_llama
 from torch import Tensor, nn
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.tensor import DTensor
 from toy import Kept, ToyUnit, collate, toy_samples
 
@@ -228,6 +230,27 @@ def fail_alone() -> None:
 
     with setup_gangs(dp=2, device="cpu", timeout=TIMEOUT) as gangs:
         make_trainer(gangs, unit=lambda model: ToyUnit(model, on_step=fail))[1]()
+
+
+def go_wrong(how: str, where: str, folder: Path, timeout: float) -> None:
+    """Of three ranks, one is killed or hangs: in step 3, or while the checkpoint of step 4 is written."""
+    write_data = FileSystemWriter.write_data
+
+    def stop(at: object) -> None:
+        if gangs["world"].rank == 1 and at == where:
+            time.sleep(1.0)  # so that its place is known
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(600)
+
+    def write(self: FileSystemWriter, plan: Any, planner: Any) -> Any:
+        stop(f"the checkpoint of {Path(self.path).name.split('.')[1].replace('_', ' ')}")
+        return write_data(self, plan, planner)
+
+    with setup_gangs(dp=3, device="cpu", timeout=timeout) as gangs:
+        FileSystemWriter.write_data = write
+        options = {"checkpoint_dir": folder, "checkpoint_every_n_steps": 2}
+        make_trainer(gangs, unit=lambda m: ToyUnit(m, on_step=lambda nr: stop(f"step {nr}")), **options)[1]()
 
 
 def _whole(tensor: Tensor) -> Tensor:

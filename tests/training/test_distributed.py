@@ -132,3 +132,25 @@ def test_where_a_rank_fails_by_itself_the_others_name_it() -> None:
     assert isinstance(others, RankError)
     assert "at step 2" in others.summary
     assert others.faults == ("rank 1 has failed: ValueError: this unit has had enough",)
+
+
+@pytest.mark.parametrize("where", ["step 3", "the checkpoint of step 4"])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("killed", "rank 1 has died or is stopped; the last that was heard of it was at {where}"),
+        ("hanging", "rank 1 hangs at {where}, in ranks_training.py:"),
+    ],
+    ids=["killed", "hanging"],
+)
+def test_a_rank_that_is_lost_is_an_error_on_all_others_and_leaves_no_part_of_a_checkpoint(
+    tmp_path: Path, how: str, said: str, where: str
+) -> None:
+    results = launch(ranks_training.go_wrong, 3, how, where, tmp_path, 12.0, fails=True, lost=[1])
+    for rank in (0, 2):
+        assert isinstance(results[rank], RankError), results[rank]
+        assert results[rank].summary.startswith(f"Rank {rank} cannot go on at {where}:")
+        assert len(results[rank].faults) == 1
+        assert results[rank].faults[0].startswith(said.format(where=where))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "step_2"]
+    assert trained(None, checkpoint_dir=tmp_path, steps=3)[0][0][1] == 3

@@ -341,7 +341,7 @@ def test_what_does_not_fit_the_ranks_is_refused() -> None:
     names = ", ".join(name for name, _ in model.named_parameters())
     assert caught.value.faults == (
         f"{names} are not spread over the gang dp: shard_data_parallel does that",
-        "the gang ep has 2 ranks: must be 1; training is over dp and tp",
+        "the gang ep has 2 ranks: must be 1; training is over dp, tp, pp",
         f"{names} are not spread over the gang tp: shard_model does that",
         "data_reader shares each batch among 1 ranks, and dp has 2: give it that gang",
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from kinfold.checkpoint import Checkpoint
+from kinfold.checkpoint import Checkpoint, Manifest
 from kinfold.checkpoint.gguf import GgufCheckpoint
 from kinfold.checkpoint.names import GENERATION_CONFIG, TOKENIZER_FILES
 from kinfold.conversion.hf_config import make_hf_config
@@ -41,7 +42,7 @@ def companions(checkpoint: Checkpoint) -> dict[str, bytes]:
     return beside
 
 
-def config_file(prepared: PreparedModel, *, to: str, dtype: str, cast: bool) -> bytes:
+def config_file(prepared: PreparedModel, manifest: Manifest, *, to: str, cast: str | None) -> bytes:
     """The config.json of a converted checkpoint.
 
     In Hugging Face's layout it is the source's own, or else is made from the family's config. In any other it says
@@ -50,14 +51,15 @@ def config_file(prepared: PreparedModel, *, to: str, dtype: str, cast: bool) -> 
 
     Args:
         prepared: The source.
-        to: The layout of the destination.
-        dtype: The dtype of its tensors.
-        cast: Whether they were cast to it.
+        manifest: The tensors of the destination.
+        to: Its layout.
+        cast: The dtype that its tensors were cast to; None if they were not.
 
     Raises:
         ConfigError: Hugging Face's config cannot be made.
     """
     theirs = _hf_config(prepared.checkpoint)
+    dtype = cast or _main_dtype(manifest)
     if theirs is not None and cast:
         theirs = {**theirs, "torch_dtype" if "torch_dtype" in theirs else "dtype": dtype}
     if to == _HF:
@@ -76,6 +78,14 @@ def config_file(prepared: PreparedModel, *, to: str, dtype: str, cast: bool) -> 
         **_tokens(prepared.checkpoint),
     }
     return _json({**ours, _HF_CONFIG: theirs} if theirs is not None else ours)
+
+
+def _main_dtype(manifest: Manifest) -> str:
+    """The dtype that most bytes are of."""
+    sizes: Counter[str] = Counter()
+    for info in manifest.values():
+        sizes[info.dtype] += info.nbytes
+    return sizes.most_common(1)[0][0]
 
 
 def _hf_config(checkpoint: Checkpoint) -> dict[str, Any] | None:

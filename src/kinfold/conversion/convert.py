@@ -8,7 +8,6 @@ Several ranks prepare the same, each by itself from headers; they share the writ
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,8 +129,7 @@ def convert_checkpoint(
             shards = plan_shards(route.manifest, max_file_size)
             others = companions(checkpoint)
             if config:
-                dtype_of_most = cast or _main_dtype(route.manifest)
-                others[CONFIG] = config_file(prepared, to=to, dtype=dtype_of_most, cast=cast is not None)
+                others[CONFIG] = config_file(prepared, route.manifest, to=to, cast=cast)
             request = _request(prepared, route, to, format, shards, others)
             if asked_otherwise := differences(crew.told("request", lambda: request), request):
                 raise CheckpointError("It is asked for something else than rank 0:", faults=asked_otherwise)
@@ -256,14 +254,6 @@ def _layout(to: str, converter: CheckpointConverter) -> str:
     if to not in known:
         raise KeyMapError(f"The family has no layout {to!r}.", hint=f"Known: {', '.join(known)}.")
     return GGUF if to == GGUF_NAMES else to
-
-
-def _main_dtype(manifest: Manifest) -> str:
-    """The dtype that most bytes are of."""
-    sizes: Counter[str] = Counter()
-    for info in manifest.values():
-        sizes[info.dtype] += info.nbytes
-    return sizes.most_common(1)[0][0]
 
 
 def _request(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,8 +78,8 @@ def save_sharded_model(
         with together(gangs, f"Planning {folder}"):
             plan, manifest = _exporting(start, assembly.manifest(model_manifest(start.model)), layout, dtype)
             shards = plan_shards(manifest, max_shard_size)
-            written = config_file(start, to=layout, dtype=_main_dtype(manifest), cast=dtype is not None)
-            others = {**(companions(start.checkpoint) if files is None else files), CONFIG: written}
+            config = config_file(start, manifest, to=layout, cast=_name(dtype))
+            others = {**(companions(start.checkpoint) if files is None else files), CONFIG: config}
         with together(gangs, f"Writing {folder}"):
             write_files(staged, shards, plan, assembly, progress=progress)
         with together(gangs, f"Completing {folder}"):
@@ -124,17 +123,13 @@ def _exporting(start: PreparedModel, native: Manifest, layout: str, dtype: torch
     """How tensors are exported, and what comes out of it once it is cast."""
     converter = load_model.get(start.card.model_family).checkpoint_converter
     plan, manifest = converter.exporting(native, start.config, layout=layout)
-    cast = str(dtype).removeprefix("torch.")
-    kept = {n: i.dtype if dtype is None or "float" not in i.dtype else cast for n, i in manifest.items()}
+    cast = _name(dtype)
+    kept = {n: i.dtype if cast is None or "float" not in i.dtype else cast for n, i in manifest.items()}
     return plan, {name: TensorInfo(info.shape, kept[name], kept[name]) for name, info in manifest.items()}
 
 
-def _main_dtype(manifest: Manifest) -> str:
-    """The dtype that most bytes are of."""
-    sizes: Counter[str] = Counter()
-    for info in manifest.values():
-        sizes[info.dtype] += info.nbytes
-    return sizes.most_common(1)[0][0]
+def _name(dtype: torch.dtype | None) -> str | None:
+    return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _complete(folder: Path, shards: Sequence[Shard], others: Mapping[str, bytes]) -> None:

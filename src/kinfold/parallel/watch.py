@@ -143,7 +143,8 @@ def _where() -> str:
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     innermost = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame else ""
     while frame is not None:
-        if {"distributed", "autograd"} & set(Path(frame.f_code.co_filename).parts):
+        parts = Path(frame.f_code.co_filename).parts
+        if {"distributed", "autograd"} & set(parts) and "checkpoint" not in parts:  # DCP is at work on files
             return ""
         frame = frame.f_back
     return innermost

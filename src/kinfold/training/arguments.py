@@ -124,7 +124,7 @@ def _gangs(unit: Any, gangs: Gangs | None) -> Iterator[str]:
         trained = ((key, parameter) for key, parameter in model.named_parameters() if parameter.requires_grad)
         whole = [key for key, parameter in trained if name not in _spread_over(parameter)]
         if name not in _SPREAD_BY:
-            yield f"the gang {name} has {size} ranks: must be 1; training is over {' and '.join(_SPREAD_BY)}"
+            yield f"the gang {name} has {size} ranks: must be 1; training is over {', '.join(_SPREAD_BY)}"
         elif name == "pp":
             if not isinstance(unit, StagedUnit):
                 yield f"unit is a {type(unit).__name__}, and the gang pp has {size} ranks: must be a PipelinedUnit"

@@ -57,7 +57,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def save_checkpoint(folder: Path, step_nr: int, write: Callable[[Path], None], ranks: Ranks) -> None:
-    """Make a checkpoint; called on every rank.
+    """Make a checkpoint; called on every rank. Nothing is left of one that comes to no end.
 
     Args:
         folder: Where checkpoints lie.
@@ -73,7 +73,12 @@ def save_checkpoint(folder: Path, step_nr: int, write: Callable[[Path], None], r
         put_in_place(stage, destination)
 
     ranks.first(stage.mkdir)
-    write(stage)
+    try:
+        write(stage)
+    except BaseException:
+        if ranks.is_first:
+            shutil.rmtree(stage, ignore_errors=True)
+        raise
     ranks.first(put)
 
 
