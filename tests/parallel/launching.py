@@ -4,19 +4,21 @@
 
 The function is called without a process group; `setup_gangs(...)` makes it, as under torchrun. It stands at the top of
 a module, so that every process can import it: one of its own (`ranks_*.py`), which needs no pytest.
+
+Processes are forked from one that has imported torch, and done nothing else: importing takes seconds for each.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,19 @@ TIMEOUT = 240.0
 
 GRACE = 15.0
 """Seconds that the others have to end once a rank has failed."""
+
+
+_IMPORTED = [
+    "torch._dynamo",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "torch.distributed.pipelining",
+    "torch.distributed.tensor.parallel",
+    "kinfold.conversion",
+    "kinfold.parallel.tensor",
+    "kinfold.training",
+]
+"""What is imported before processes are forked."""
 
 
 class LaunchError(Exception):
@@ -54,15 +69,16 @@ def launch(
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "call").write_bytes(pickle.dumps((sys.path, pickle.dumps((function, arguments)))))
-        processes = [_start(rank, nproc, port, folder) for port in [_free_port()] for rank in range(nproc)]
+        processes = [
+            _start(rank, nproc, port, folder, function, arguments) for port in [_free_port()] for rank in range(nproc)
+        ]
         try:
             awaited = {rank: process for rank, process in enumerate(processes) if rank not in lost}
             _wait(awaited, folder, time.monotonic() + timeout)
         finally:
             for process in processes:
                 process.kill()
-                process.wait()
+                process.join()
         results = [_result(folder, rank) for rank in range(nproc)]
         failed = [rank for rank, (kind, _) in enumerate(results) if kind != "gave"]
         if failed and not fails:
@@ -71,7 +87,9 @@ def launch(
         return [value for _, value in results]
 
 
-def _start(rank: int, nproc: int, port: int, folder: Path) -> subprocess.Popen[bytes]:
+def _start(
+    rank: int, nproc: int, port: int, folder: Path, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> ForkServerProcess:
     environment = {
         **os.environ,
         "RANK": str(rank),
@@ -81,9 +99,11 @@ def _start(rank: int, nproc: int, port: int, folder: Path) -> subprocess.Popen[b
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
     }
-    with (folder / f"output{rank}").open("wb") as output:
-        command = [sys.executable, __file__, str(folder)]
-        return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
+    process = context.Process(target=_be_a_rank, args=(folder, environment, function, arguments), daemon=True)
+    process.start()
+    return process
 
 
 def _free_port() -> int:
@@ -92,11 +112,11 @@ def _free_port() -> int:
         return found.getsockname()[1]
 
 
-def _wait(processes: Mapping[int, subprocess.Popen[bytes]], folder: Path, end: float) -> None:
+def _wait(processes: Mapping[int, ForkServerProcess], folder: Path, end: float) -> None:
     """Until all have ended, or one has failed and the others had time to notice, or it takes too long."""
     has_failed = False
-    while time.monotonic() < end and any(process.poll() is None for process in processes.values()):
-        ended = [rank for rank, process in processes.items() if process.poll() is not None]
+    while time.monotonic() < end and any(process.is_alive() for process in processes.values()):
+        ended = [rank for rank, process in processes.items() if not process.is_alive()]
         if not has_failed and any(_result(folder, rank)[0] != "gave" for rank in ended):
             has_failed, end = True, min(end, time.monotonic() + GRACE)
         time.sleep(0.02)
@@ -110,18 +130,20 @@ def _result(folder: Path, rank: int) -> tuple[str, Any]:
         return "died", None
 
 
-def _be_a_rank(folder: Path) -> None:
-    sys.path[:], call = pickle.loads((folder / "call").read_bytes())
-    function, arguments = pickle.loads(call)
+def _be_a_rank(
+    folder: Path, environment: Mapping[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    rank = environment["RANK"]
+    with (folder / f"output{rank}").open("wb") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
     try:
         result = "gave", function(*arguments)
     except Exception as error:
         traceback.print_exc()
         result = "raised", error
-    partial = folder / f"partial{os.environ['RANK']}"
+    partial = folder / f"partial{rank}"
     partial.write_bytes(pickle.dumps(result))
-    partial.rename(folder / f"result{os.environ['RANK']}")
-
-
-if __name__ == "__main__":
-    _be_a_rank(Path(sys.argv[1]))
+    partial.rename(folder / f"result{rank}")

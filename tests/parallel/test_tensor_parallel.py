@@ -50,8 +50,15 @@ WAYS = [
 
 @pytest.mark.parametrize(
     ("tp", "pp", "tied", "ranks"),
-    [(4, 1, True, 4), (2, 1, False, 4), (1, 1, True, 2), (2, 2, False, 4), (1, 2, False, 4)],
-    ids=["tp4", "tp2 x fsdp2", "fsdp2", "tp2 x pp2", "fsdp2 x pp2"],
+    [
+        pytest.param(4, 1, True, 4, marks=pytest.mark.slow),
+        (2, 1, False, 4),
+        (2, 1, True, 2),
+        (1, 1, True, 2),
+        (2, 2, False, 4),
+        (1, 2, False, 4),
+    ],
+    ids=["tp4", "tp2 x fsdp2", "tp2", "fsdp2", "tp2 x pp2", "fsdp2 x pp2"],
 )
 def test_a_llama_is_the_same_in_every_layout(tp: int, pp: int, tied: bool, ranks: int) -> None:
     ways = [way for way in WAYS if not (pp > 1 and "compiled" in way)]
