@@ -16,8 +16,8 @@ from torch import nn
 
 from kinfold import load_model
 from kinfold.errors import KinfoldError
-from kinfold.parallel import Gangs, setup_gangs, shard_data_parallel, writing
-from kinfold.parallel.export import save_sharded_model
+from kinfold.parallel import Gangs, setup_gangs, shard_data_parallel
+from kinfold.parallel.export import files, save_sharded_model
 from kinfold.parallel.pipeline import keep_stage
 
 MAX_SHARD_SIZE = 20_000
@@ -71,17 +71,17 @@ def saved(
 
 def _opened(write: Callable[[], None]) -> set[str]:
     """The files that were opened to write tensors."""
-    opened, begin = set(), writing._Files._open
+    opened, begin = set(), files._Files._open
 
     def noting(self: Any, shard: Any) -> None:
         opened.add(shard.file)
         begin(self, shard)
 
-    writing._Files._open = noting
+    files._Files._open = noting
     try:
         write()
     finally:
-        writing._Files._open = begin
+        files._Files._open = begin
     return opened
 
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from math import prod
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from kinfold.errors import ParallelError
 from kinfold.parallel.watch import PATIENCE, Watch
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
+
+T = TypeVar("T")
 
 NAMES = ("pp", "dp", "cp", "ep", "tp")
 """Pipeline stages, data, context, experts, tensors: from the ranks that say least to one another to those that say
@@ -60,6 +62,15 @@ class Gang:
 
             dist.all_reduce(tensor, group=self.group)
         return tensor
+
+    def gathered(self, own: T) -> list[T]:
+        """What each rank calls this with, in their order; it can be pickled."""
+        found = [own] * self.size
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.all_gather_object(found, own, group=self.group)
+        return found
 
     def barrier(self) -> None:
         """Wait for the others."""

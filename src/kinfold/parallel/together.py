@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TypeVar
 
 from kinfold.errors import RankError
 from kinfold.parallel.gangs import Gang, Gangs
-
-T = TypeVar("T")
 
 
 @contextmanager
@@ -34,7 +31,7 @@ def together(gangs: Mapping[str, Gang] | None, what: str) -> Iterator[None]:
             failure = error
         world = world_of(gangs)
         if world is not None and _any_failed(world, failure):
-            texts = of_all_ranks(world, None if failure is None else f"{type(failure).__name__}: {failure}")
+            texts = world.gathered(None if failure is None else f"{type(failure).__name__}: {failure}")
             faults = [f"rank {rank}: {text}" for rank, text in enumerate(texts) if text is not None]
             failure = failure or RankError(f"{what} failed on other ranks:", faults=faults)
         if failure is not None:
@@ -49,15 +46,6 @@ def world_of(gangs: Mapping[str, Gang] | None) -> Gang | None:
     import torch.distributed as dist
 
     return None if dist.get_backend(world.group) == "fake" else world  # others are but pretended
-
-
-def of_all_ranks(gang: Gang, value: T) -> list[T]:
-    """What each rank calls this with, in their order."""
-    import torch.distributed as dist
-
-    found: list[T] = [value] * gang.size
-    dist.all_gather_object(found, value, group=gang.group)
-    return found
 
 
 def _any_failed(gang: Gang, failure: Exception | None) -> bool:

@@ -129,7 +129,7 @@ def _train(
     ranks = Ranks(gangs)
     data = ranks.together(lambda: _data(config, recipe, start))
     digests = data.digests()
-    if any(others != digests for others in ranks.gathered(digests, gangs["world"])):
+    if any(others != digests for others in gangs["world"].gathered(digests)):
         raise TrainingError("The data are not the same on all ranks.", hint="All of them have to see the same files.")
     for line in describe(config, start, data, gangs):
         say(line)

@@ -154,6 +154,6 @@ def _not_finite(model: nn.Module, losses: list[float], norm: float, step_nr: int
         for name, parameter in model.named_parameters()
         if parameter.grad is not None and not bool(_own_part(parameter.grad).isfinite().all())
     }
-    found = set().union(*ranks.gathered(own, ranks.world))
+    found = set().union(*ranks.world.gathered(own))
     faults = [f"the gradient of {name}" for name, _ in model.named_parameters() if name in found]
     return TrainingError(f"Step {step_nr}: the gradient norm is {norm}.", faults=faults, hint=hint)

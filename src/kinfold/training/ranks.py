@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from kinfold.errors import TrainingError
-from kinfold.parallel.gangs import Gang, Gangs, alone
+from kinfold.parallel.gangs import Gangs, alone
 
 T = TypeVar("T")
 
@@ -65,16 +65,9 @@ class Ranks:
         self._all_know = stops > 0
         return sums
 
-    def gathered(self, own: T, gang: Gang) -> list[T]:
-        """What each rank of a gang has, in their order; it can be pickled."""
-        found: list[Any] = [own] * gang.size
-        if gang.size > 1:
-            dist.all_gather_object(found, own, group=gang.group)
-        return found
-
     def kept(self, own: Any) -> Any:
         """What the ranks that share the data have, as it is kept: once if all have the same, else a list by rank."""
-        every = self.gathered(own, self.dp)
+        every = self.dp.gathered(own)
         try:
             same = all(other == own for other in every)
         except (RuntimeError, ValueError):  # of tensors and arrays, of which it is not asked
@@ -90,7 +83,7 @@ class Ranks:
     def elsewhere(self, own: Iterable[str]) -> set[str]:
         """Names that the other stages have, given this one's."""
         own = set(own)
-        return {name for names in self.gathered(own, self.pp) for name in names} - own
+        return {name for names in self.pp.gathered(own) for name in names} - own
 
     def first(self, do: Callable[[], T]) -> T:
         """Do something on the first rank alone: what it gives or raises there, it gives or raises on all."""
@@ -105,7 +98,7 @@ class Ranks:
         if not self.many:
             return do()
         own = _attempt(do)
-        errors = self.gathered(own.error, self.world)
+        errors = self.world.gathered(own.error)
         # Its own, with where it comes from, before that of another.
         if error := own.error or next(filter(None, errors), None):
             raise error

@@ -192,7 +192,7 @@ def _by_name(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
 
 def _of_all_stages(own: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     """The same with the parameters of all stages in each group, in their order."""
-    every = ranks.gathered([group["params"] for group in own["param_groups"]], ranks.pp)
+    every = ranks.pp.gathered([group["params"] for group in own["param_groups"]])
     if len({len(groups) for groups in every}) > 1:
         raise TrainingError("The optimizer has not as many groups of parameters in each stage.")
     merged = [[name for groups in every for name in groups[number]] for number in range(len(own["param_groups"]))]

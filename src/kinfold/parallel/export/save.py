@@ -28,10 +28,10 @@ from kinfold.errors import CheckpointError
 from kinfold.filling import Progress
 from kinfold.keymap import Plan
 from kinfold.loader import PreparedModel, load_model, model_manifest
-from kinfold.parallel.assembling import Assembly
+from kinfold.parallel.export.assembly import Assembly
+from kinfold.parallel.export.files import write_files
 from kinfold.parallel.gangs import Gang
 from kinfold.parallel.together import together
-from kinfold.parallel.writing import write_files
 
 MAX_SHARD_SIZE = "5GB"
 

@@ -19,7 +19,7 @@ from kinfold.errors import TrainingError
 from kinfold.filling import Progress
 from kinfold.keymap import Plan, Step
 from kinfold.keymap.ops.base import bits
-from kinfold.parallel.assembling import Assembly
+from kinfold.parallel.export.assembly import Assembly
 
 _PIECE = 2**18
 

@@ -13,7 +13,7 @@ from kinfold.checkpoint.manifest import Manifest, TensorInfo, state_dict_manifes
 from kinfold.errors import ParallelError
 from kinfold.keymap.ops.base import bits
 from kinfold.parallel.gangs import Gang
-from kinfold.parallel.together import of_all_ranks, world_of
+from kinfold.parallel.together import world_of
 
 
 class Assembly:
@@ -36,7 +36,7 @@ class Assembly:
             raise ParallelError("What ranks have is put together by gangs that have a `world`, of real ranks.")
         self.rank, self.size = (0, 1) if world is None else (world.rank, world.size)
         manifest = state_dict_manifest(state_dict)
-        self._manifests = [manifest] if world is None else of_all_ranks(world, manifest)
+        self._manifests = [manifest] if world is None else world.gathered(manifest)
 
     def manifest(self, model: Manifest) -> Manifest:
         """All tensors, in the order of the model, with the dtypes that they have.
