@@ -108,9 +108,7 @@ class CheckpointConverter:
         foreign = bound.source_manifest(native)
         certificate = certify(bound, foreign, native)
         certificate.raise_for_faults(f"The key map {layout!r} does not explain this state dict:")
-        plan = certificate.plan
-        names = [*(name for step in plan.steps for name in step.sources), *(name for name, _ in plan.copies)]
-        return plan, {name: foreign[name] for name in names}
+        return certificate.plan, certificate.plan.exported(foreign)
 
     def _bound(self, layout: str, config: object) -> BoundKeyMap:
         if layout not in self.key_maps:

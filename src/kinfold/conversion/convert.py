@@ -17,7 +17,7 @@ import msgspec
 
 from kinfold import __version__
 from kinfold.assets import AssetCard
-from kinfold.checkpoint import Manifest, open_checkpoint
+from kinfold.checkpoint import open_checkpoint
 from kinfold.checkpoint.crew import Crew, crew_of
 from kinfold.checkpoint.names import DCP_METADATA, PICKLE_SUFFIXES
 from kinfold.checkpoint.shards import Shard, parse_size, plan_shards
@@ -28,7 +28,7 @@ from kinfold.conversion.route import Route
 from kinfold.conversion.unfinished import differences, made_together, was_made
 from kinfold.converter import NATIVE, CheckpointConverter
 from kinfold.errors import CheckpointError, KeyMapError, nearest
-from kinfold.keymap import Plan, certify
+from kinfold.keymap import certify
 from kinfold.loader import PreparedModel, find_card, load_model, model_manifest
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _route(prepared: PreparedModel, converter: CheckpointConverter, to: str, dty
     checkpoint, conversion = prepared.checkpoint, prepared.conversion
     load = conversion.certificate.plan
     if layout == conversion.layout:
-        return Route(checkpoint, load, load, _exported(load, checkpoint.manifest), dtype=dtype)
+        return Route(checkpoint, load, load, load.exported(checkpoint.manifest), dtype=dtype)
     came_out = conversion.key_map.target_manifest(checkpoint.manifest)
     native = {name: came_out[name] for name in model_manifest(prepared.model)}
     if layout == NATIVE:
@@ -228,13 +228,7 @@ def _route(prepared: PreparedModel, converter: CheckpointConverter, to: str, dty
     foreign = key_map.source_manifest(native)
     certificate = certify(key_map, foreign, native)
     certificate.raise_for_faults(f"The key map {layout!r} cannot export this model:")
-    return Route(checkpoint, load, certificate.plan, _exported(certificate.plan, foreign), dtype=dtype)
-
-
-def _exported(plan: Plan, manifest: Manifest) -> Manifest:
-    """The tensors that a plan exports, in its order."""
-    names = [*(name for step in plan.steps for name in step.sources), *(name for name, _ in plan.copies)]
-    return {name: manifest[name] for name in names}
+    return Route(checkpoint, load, certificate.plan, certificate.plan.exported(foreign), dtype=dtype)
 
 
 def _layout(to: str, converter: CheckpointConverter) -> str:

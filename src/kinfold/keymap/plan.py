@@ -84,6 +84,11 @@ class Plan:
         for name, original in self.copies:
             yield name, dict(self.step_of_source[original].export(read))[original]
 
+    def exported(self, source: Manifest) -> Manifest:
+        """The manifest of what it exports, in that order, out of that of all sources."""
+        names = [*(name for step in self.steps for name in step.sources), *(name for name, _ in self.copies)]
+        return {name: source[name] for name in names}
+
     def check_copies(self, read: Read) -> None:
         """Compare every tensor that should repeat another one with it, bit for bit.
 
