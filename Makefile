@@ -24,11 +24,15 @@ demo: $(SMOLLM2) ## from a checkpoint to a family that writes text
 
 .PHONY: test
 test: $(INSTALLED) ## run the tests that take no minutes
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not gpu"
 
 .PHONY: test-all
-test-all: $(SMOLLM2) $(CHECKPOINTS) ## run all tests
-	$(PYTEST)
+test-all: $(SMOLLM2) $(CHECKPOINTS) ## run all tests that need no GPU
+	$(PYTEST) -m "not gpu"
+
+.PHONY: test-gpu
+test-gpu: $(INSTALLED) ## run the tests that need a GPU, one or more, and a torch that was built for it
+	$(PYTHON) -m pytest -m gpu -s
 
 .PHONY: bench
 bench: $(SMOLLM2) ## measure against peers

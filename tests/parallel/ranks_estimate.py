@@ -36,15 +36,17 @@ def peaks(config: LlamaConfig, shape: tuple[int, int]) -> list[int]:
     return found
 
 
-def peak_of_a_step(model: nn.Module, *token_ids: Tensor, checkpointing: bool = False) -> int:
+def peak_of_a_step(
+    model: nn.Module, *token_ids: Tensor, dtype: torch.dtype = torch.float32, checkpointing: bool = False
+) -> int:
     """The most bytes that torch's allocator has handed out at a time, beyond what there was before."""
     torch.set_num_threads(1)
     if checkpointing:
         checkpoint_activations(model)
     let_go_of_gradients(model)
-    train(model, *token_ids)
+    train(model, *token_ids, dtype=dtype)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        train(model, *token_ids)
+        train(model, *token_ids, dtype=dtype)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "trace.json")
         profiler.export_chrome_trace(str(file))
@@ -56,9 +58,13 @@ def peak_of_a_step(model: nn.Module, *token_ids: Tensor, checkpointing: bool = F
     return most
 
 
-def train(model: nn.Module, *token_ids: Tensor) -> None:
+def train(model: nn.Module, *token_ids: Tensor, dtype: torch.dtype = torch.float32) -> None:
     """A step: forward and backward."""
-    cross_entropy(model(*token_ids).flatten(0, -2).float(), token_ids[-1].flatten()).backward()
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        logits = model(*token_ids)
+        loss = cross_entropy(logits.flatten(0, -2), token_ids[-1].flatten())
+        del logits
+    loss.backward()
 
 
 def let_go_of_gradients(model: nn.Module) -> None:

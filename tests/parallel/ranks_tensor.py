@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from structures import STRUCTURES, spec_of
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -96,14 +97,19 @@ def llama(tp: int, pp: int, tied: bool, ways: Sequence[Mapping[str, Any]]) -> li
         tied: Whether embeddings are tied.
         ways: Options: `sequence_parallel`, `shard_embed_dim`, `checkpointed`, `compiled`.
     """
+    with setup_gangs(tp=tp, pp=pp, device="cpu", timeout=TIMEOUT) as gangs:
+        return llama_in_ways(gangs, tied=tied, ways=ways)
+
+
+def llama_in_ways(gangs: Gangs, *, tied: bool, ways: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """The same over gangs that there are."""
     config = LlamaConfig(
         model_dim=32, num_layers=3, num_heads=8, num_kv_heads=2, head_dim=8, ffn_inner_dim=48,
         ffn_inner_dim_to_multiple=16, vocab_size=VOCAB, unk_idx=None, bos_idx=0, eos_idx=1, tied_embeddings=tied,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = create_llama_model(config)
-    with setup_gangs(tp=tp, pp=pp, device="cpu", timeout=TIMEOUT) as gangs:
-        return [_llama_in_one_way(model, gangs, **way) for way in ways]
+    model = create_llama_model(config).to(gangs.device)
+    return [_llama_in_one_way(model, gangs, **way) for way in ways]
 
 
 def _llama_in_one_way(
@@ -113,7 +119,7 @@ def _llama_in_one_way(
     sequence_parallel: bool = False,
     shard_embed_dim: bool = False,
     checkpointed: bool = False,
-    compiled: bool = False,
+    compiled: str | None = None,
 ) -> dict[str, float]:
     spread, dp = copy.deepcopy(model), gangs["dp"]
     shard_transformer_decoder_model(
@@ -124,9 +130,11 @@ def _llama_in_one_way(
         checkpoint_activations(spread)
     shard_data_parallel(spread, dp)
     if compiled:
-        spread.compile(backend="aot_eager")
+        spread.compile(backend=compiled)
     numbers = torch.Generator().manual_seed(1)
-    token_ids, targets = (torch.randint(VOCAB, (4 * dp.size, SEQ), generator=numbers) for _ in range(2))
+    token_ids, targets = (
+        torch.randint(VOCAB, (4 * dp.size, SEQ), generator=numbers).to(gangs.device) for _ in range(2)
+    )
     padding_mask = torch.ones_like(token_ids, dtype=torch.bool)
     padding_mask[0, -2:] = False
     model.zero_grad()
@@ -200,8 +208,12 @@ def off_gradients(spread: nn.Module, model: nn.Module, times: float = 1.0) -> fl
         if (gradient := whole[name].grad) is None:
             assert parameter.grad is None, name
             continue
-        assert isinstance(parameter, DTensor)
-        assert isinstance(parameter.grad, DTensor)
-        assert parameter.grad.placements == parameter.placements, name
-        found.append(relative(parameter.grad.full_tensor() * times, gradient, least=largest * 1e-6))
+        given = parameter.grad
+        assert given is not None
+        if dist.get_world_size() > 1:
+            assert isinstance(parameter, DTensor)
+            assert isinstance(given, DTensor)
+            assert given.placements == parameter.placements, name
+            given = given.full_tensor()
+        found.append(relative(given * times, gradient, least=largest * 1e-6))
     return max(found)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed.tensor import DTensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, rms_norm
 
 from kinfold.errors import ParallelError
+from kinfold.nn import RMSNorm
 from kinfold.parallel import pretended_gangs, shard_data_parallel, shard_model
 from kinfold.parallel.estimate import (
     KINDS,
@@ -29,6 +30,7 @@ from kinfold.parallel.estimate import (
     readable,
     smallest_layouts,
 )
+from kinfold.parallel.estimate.kernels import AsOnGpus
 from kinfold.parallel.estimate.usage import Usage
 from kinfold.parallel.native import native_plan
 from kinfold.parallel.pipeline import keep_stage
@@ -59,7 +61,8 @@ def estimator(config: LlamaConfig, **work: Any) -> Estimator:
 
 def usages_of_layers(created: Estimator, layout: Layout) -> list[Usage]:
     """What the layers of a model of one stack use."""
-    return [part.usage for part in created._parts(layout.tp, created.work.batch_size).parts if part.layer is not None]
+    parts = created._parts(tp=layout.tp, sequences=created.work.batch_size, gathered=layout.dp > 1).parts
+    return [part.usage for part in parts if part.layer is not None]
 
 
 @pytest.mark.parametrize(("arch", "published"), [("llama3_1_8b", 8_030_261_248), ("llama3_1_405b", 405_853_388_800)])
@@ -97,10 +100,10 @@ def test_a_step_allocates_what_is_estimated(dtype: torch.dtype, checkpointing: b
     [estimated] = estimate_memory(
         create_llama_model, SMALL, batch_size=3, dtype=dtype, kernels="cpu", activation_checkpointing=checkpointing
     )
-    model = create_llama_model(SMALL, dtype=dtype)
-    real = peak_of_a_step(model, torch.zeros(3, 96, dtype=torch.int64), checkpointing=checkpointing)
+    model = create_llama_model(SMALL)
+    real = peak_of_a_step(model, torch.zeros(3, 96, dtype=torch.int64), dtype=dtype, checkpointing=checkpointing)
     states = torch.get_rng_state().nbytes * SMALL.num_layers if checkpointing else 0  # to draw the same numbers again
-    assert real == estimated.activations + states
+    assert real == estimated.activations + estimated.working + states
 
 
 @pytest.mark.parametrize("name", ["encoder_decoder", "post", "dynamic_mask", "latent", "sinks", "steep_alibi"])
@@ -153,7 +156,7 @@ def fsdp_peak(config: LlamaConfig, seq_len: int, *, tp: int) -> int:
             trackers = [FSDPMemTracker(model) for _ in range(2)]
             for tracker in trackers:
                 tracker.track_inputs((token_ids,))
-                with tracker:
+                with tracker, torch.autocast("cpu", torch.bfloat16):
                     cross_entropy(model(token_ids).flatten(0, -2).float(), token_ids.flatten()).backward()
     return max(int(sizes["Total"]) for sizes in trackers[-1].get_tracker_snapshot("peak").values())
 
@@ -162,21 +165,28 @@ def fsdp_peak(config: LlamaConfig, seq_len: int, *, tp: int) -> int:
 def test_a_layer_keeps_what_the_formula_says(tp: int, sequence_parallel: bool) -> None:
     """That of Korthikanti et al. 2022, section 4, without dropout and without scores, which flash attention leaves out.
 
-    In units of sequence * batch * width bytes: two norms keep 4, and give the blocks 4; these have 24 inside, of
-    queries, keys, values, what is attended to, and twice four times the width. Ranks divide what is inside of blocks,
-    and with sequence parallel all but what these are given.
+    In units of sequence * batch * width bytes, for values of two bytes (these are of four): two norms keep 4, and give
+    the blocks 4; these have 24 inside, of queries, keys, values, what is attended to, and twice four times the width.
+    Ranks divide what is inside of blocks, and with sequence parallel all but what these are given.
     """
     spec = {"num_kv_heads": None, "position": {"kind": "learned"}, "norm": {"kind": "layer"}, "ffn": {"kind": "plain"},
             "model_dim": 128, "num_heads": 4, "head_dim": 32, "ffn_inner_dim": 512}  # fmt: skip
     family = load_family("x", spec_of(spec))
-    work = Workload(seq_len=64, batch_size=2, sequence_parallel=sequence_parallel)
+    work = Workload(seq_len=64, batch_size=2, dtype=torch.float32, sequence_parallel=sequence_parallel)
     created = Estimator(Blueprint(family.create, family.archs.get(), family.sharder), work)
-    tokens, unit = 128, 128 * 128
+    tokens, unit = 128, 128 * 128 * 2
     divided = 28 if sequence_parallel else 24
     expected = unit * (32 - divided) + unit * divided // tp
     numbers = tokens * (4 * 4 + 4 * 4)  # of rows: one for each head, and two for each norm, in float32
     for usage in usages_of_layers(created, Layout(tp=tp)):
         assert expected <= usage.kept <= expected + numbers
+
+
+def test_root_mean_square_norms_give_what_they_are_given_within_autocast() -> None:
+    x = torch.ones(2, 8, dtype=torch.bfloat16)
+    with AsOnGpus(), torch.autocast("cpu", torch.bfloat16):
+        assert rms_norm(x, (8,)).dtype == torch.float32
+        assert RMSNorm(8).bfloat16()(x).dtype == torch.bfloat16
 
 
 def test_decoding_keeps_keys_and_values_alone() -> None:
@@ -191,8 +201,9 @@ def test_decoding_keeps_keys_and_values_alone() -> None:
 
 def test_checkpointing_keeps_what_layers_are_given() -> None:
     created = estimator(SMALL, seq_len=96, batch_size=3, activation_checkpointing=True)
-    _, *usages, _ = usages_of_layers(created, Layout())
-    assert {usage.kept for usage in usages} == {3 * 96 * SMALL.model_dim * 2}
+    for layout, itemsize in ((Layout(), 4), (Layout(dp=2), 2)):  # FSDP casts what layers are given
+        _, *usages, _ = usages_of_layers(created, layout)
+        assert {usage.kept for usage in usages} == {3 * 96 * SMALL.model_dim * itemsize}
 
 
 def test_stages_keep_all_microbatches() -> None:
@@ -241,10 +252,17 @@ def test_more_ranks_never_need_more(tp: int) -> None:
 
 def test_where_none_fits_the_nearest_are_named() -> None:
     created = estimator(SMALL, seq_len=96)
-    least = min(created.fullest(Layout(tp, 8 // (tp * pp), pp)).total for tp, pp in ((1, 4), (2, 4), (4, 2)))
+    totals = {
+        f"tp = {tp}, pp = {pp}": created.fullest(Layout(tp, 8 // (tp * pp), pp)).total
+        for tp in (1, 2, 4)
+        for pp in (1, 2, 4)
+        if tp * pp <= 8
+    }
+    nearest = sorted(totals, key=totals.__getitem__)[:3]
     with pytest.raises(ParallelError, match=r"No layout of up to 8 ranks fits 1\.0 KB\. These come nearest:") as raised:
         smallest_layouts(created, 1000, most_ranks=8)
-    assert raised.value.faults[0].startswith(f"tp = 2, pp = 4: a rank needs {readable(least)} even with dp = 1; ")
+    for fault, layout in zip(raised.value.faults[:3], nearest, strict=True):
+        assert fault.startswith(f"{layout}: a rank needs {readable(totals[layout])} even with dp = ")
     assert any(fault.startswith("tp = 8: ") for fault in raised.value.faults)
 
 

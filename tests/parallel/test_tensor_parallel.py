@@ -43,8 +43,8 @@ WAYS = [
     {"shard_embed_dim": True},
     {"checkpointed": True},
     {"sequence_parallel": True, "checkpointed": True},
-    {"compiled": True},
-    {"compiled": True, "checkpointed": True},
+    {"compiled": "aot_eager"},
+    {"compiled": "aot_eager", "checkpointed": True},
 ]
 
 

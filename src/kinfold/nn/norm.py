@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, rms_norm
@@ -75,11 +77,12 @@ class RMSNorm(_Norm):
         super().__init__(dim, eps=eps, offset=offset, weight=weight, bias=False, heads=heads)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) to (..., dim), in the dtype of `x`."""
-        if self.weight is None:
-            return rms_norm(x, (self.dim,), eps=self.eps)
-        if self.heads is None and not self.offset:
-            return self.weight * rms_norm(x, (self.dim,), eps=self.eps)
+        """(..., dim) to (..., dim), in the dtype of `x`, or that of the weight if it is wider."""
+        with _out_of_autocast(x):
+            if self.weight is None:
+                return rms_norm(x, (self.dim,), eps=self.eps)
+            if self.heads is None and not self.offset:
+                return self.weight * rms_norm(x, (self.dim,), eps=self.eps)
         return self._scaled(rms_norm(_widened(x), (self.dim,), eps=self.eps)).to(x.dtype)
 
 
@@ -115,6 +118,12 @@ class LayerNorm(_Norm):
         if self.heads is None and not self.offset:
             return layer_norm(x, (self.dim,), self.weight, self.bias, self.eps)
         return self._scaled(layer_norm(_widened(x), (self.dim,), eps=self.eps)).to(x.dtype)
+
+
+def _out_of_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Within autocast torch 2.12 and later gives float32, and keeps it: twice the memory for what is no more exact."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _widened(x: Tensor) -> Tensor:

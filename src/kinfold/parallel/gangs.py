@@ -163,14 +163,15 @@ def setup_gangs(
         timeout: Seconds that a rank waits for the others in one operation, until it is an error.
 
     Raises:
-        ParallelError: The sizes do not fit the number of processes; lists everything that does not.
+        ParallelError: The sizes do not fit the number of processes, of which everything is listed; or these do not fit
+            the GPUs.
     """
     import torch
     import torch.distributed as dist
 
     world = dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
     sizes = _sizes({"pp": pp, "dp": dp, "cp": cp, "ep": ep, "tp": tp}, world)
-    device = _device(device)
+    device = own_device(device)
     if not dist.is_initialized() and "RANK" not in os.environ:
         return alone(device)
     owned = not dist.is_initialized()
@@ -192,14 +193,22 @@ def alone(device: torch.device | str = "cpu") -> Gangs:
 
 @contextmanager
 def pretended_gangs(
-    *, rank: int = 0, tp: int = 1, dp: int = 1, pp: int = 1, ep: int = 1, cp: int = 1
+    *,
+    rank: int = 0,
+    tp: int = 1,
+    dp: int = 1,
+    pp: int = 1,
+    ep: int = 1,
+    cp: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Gangs]:
     """Gangs as one rank of many has them, in one process: nothing is sent, so that only shapes come out right.
+
+    With sizes as in `setup_gangs`; `device` is where the rank computes.
 
     Raises:
         ParallelError: There is a process group already, or no such rank.
     """
-    import torch
     import torch.distributed as dist
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -211,7 +220,7 @@ def pretended_gangs(
         raise ParallelError(f"There is no rank {rank} of {world}.")
     dist.init_process_group("fake", rank=rank, world_size=world, store=FakeStore())
     try:
-        yield _on_mesh(sizes, torch.device("cpu"), owned=False)
+        yield _on_mesh(sizes, own_device(device), owned=False)
     finally:
         dist.destroy_process_group()
         _forget_meshes()
@@ -257,10 +266,21 @@ def _sizes(asked: Mapping[str, int | None], world: int) -> dict[str, int]:
     return {name: (world // product if size is None else size) for name, size in asked.items()}
 
 
-def _device(asked: torch.device | str | None) -> torch.device:
+def own_device(asked: torch.device | str | None) -> torch.device:
+    """Where this rank computes: "cuda" is the GPU of the rank, None that or the CPU.
+
+    Raises:
+        ParallelError: There are fewer GPUs than ranks on this machine.
+    """
     import torch
 
     device = torch.device(asked if asked is not None else "cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return device
+    if device.type != "cuda" or device.index is not None:
+        return device
+    gpus, ranks = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if 0 < gpus < ranks:
+        raise ParallelError(
+            f"{ranks} processes were started on a machine that has {gpus} GPU{'s' if gpus > 1 else ''}.",
+            hint=f'Start one for each: torchrun --nproc-per-node {gpus} ..., or compute on the CPU: device="cpu".',
+        )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

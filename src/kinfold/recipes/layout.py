@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 from kinfold.errors import ConfigError
 from kinfold.loader import StandardModelLoader
 from kinfold.parallel import Gangs, checkpoint_activations, keep_stage, setup_gangs, shard_data_parallel, shard_model
+from kinfold.parallel.gangs import own_device
 from kinfold.parallel.native import native_plan
 from kinfold.recipes.config import RecipeConfig
 
@@ -62,11 +62,7 @@ def spread_layers(model: nn.Module, config: RecipeConfig, gangs: Gangs) -> None:
 
 def _device(name: str | None) -> torch.device:
     """The device of this rank; that it is there is tried out."""
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-        if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        return torch.empty(0, device=device).device
+        return torch.empty(0, device=own_device(name)).device
     except (RuntimeError, AssertionError) as error:  # torch's own, for a name or a device that there is not
         raise ConfigError(f"`device` = {name!r} cannot be used: {str(error).splitlines()[0]}") from error

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,7 +26,10 @@ class AsOnGpus(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        return _ON_GPUS.get(func, func)(*args, **(kwargs or {}))
+        given: Any = (args, kwargs or {})
+        if func in _IN_FLOAT32 and torch.is_autocast_enabled("cpu"):
+            given = tree_map_only(Tensor, _widened, given)
+        return _ON_GPUS.get(func, func)(*given[0], **given[1])
 
 
 def as_on_gpus(function: F) -> F:
@@ -68,9 +72,31 @@ class _RMSNorm(Function):
         return torch.empty_like(ctx.saved_tensors[0])
 
 
+class _CrossEntropy(Function):
+    """Keeps the logarithms of probabilities in float32; logits are neither kept nor copied."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        ctx.dtype = logits.dtype
+        ctx.save_for_backward(torch.empty_like(logits, dtype=torch.float32))
+        return logits.new_empty((), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = torch.empty_like(ctx.saved_tensors[0])  # of the logarithms
+        return torch.empty_like(gradient, dtype=ctx.dtype)
+
+
+def _cross_entropy(input: Tensor, target: Tensor, *_: object, **__: object) -> Tensor:
+    return _CrossEntropy.apply(input)  # pyright: ignore[reportReturnType]
+
+
 def _attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: object, **__: object
 ) -> Tensor:
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
     if attn_mask is not None and attn_mask.dtype != query.dtype:
         attn_mask = torch.empty_like(attn_mask, dtype=query.dtype)  # it is made what is added to the scores
     return _Attention.apply(query, key, value, attn_mask)  # pyright: ignore[reportReturnType]
@@ -87,8 +113,25 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
     return torch.native_dropout(input, p, training)[0] if training and p else input
 
 
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
 _ON_GPUS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     functional.scaled_dot_product_attention: _attention,
     functional.rms_norm: _rms_norm,
     functional.dropout: _dropout,
+    functional.cross_entropy: _cross_entropy,
 }
+
+_IN_FLOAT32 = {
+    getattr(place, name)
+    for name in (
+        *("exp", "expm1", "log", "log10", "log1p", "log2", "pow", "__pow__", "__rpow__", "reciprocal", "rsqrt"),
+        *("layer_norm", "rms_norm", "group_norm", "norm", "normalize", "cosine_similarity"),
+        *("softplus", "softmax", "log_softmax", "logsumexp", "sum", "prod", "cumsum", "cumprod"),
+    )
+    for place in (functional, torch, Tensor)
+    if hasattr(place, name)
+}
+"""What autocast computes in float32 on GPUs, and not on CPUs; of torch's list what a model may have in it."""

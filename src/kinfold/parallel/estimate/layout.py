@@ -56,8 +56,8 @@ class Workload:
     Attributes:
         seq_len: Tokens of a sequence; of a source as many.
         batch_size: Sequences that ranks that share tensors and layers compute together.
-        dtype: What is computed in. Weights that are trained are kept in float32, as are their gradients and what the
-            optimizer keeps; others in this dtype.
+        dtype: What is computed in, in training by autocast, as the `Trainer` does. Weights that are trained are kept
+            in float32, as are their gradients and what the optimizer keeps; others in this dtype.
         optimizer: What weights are trained with; "none" for decoding with cached keys and values.
         sequence_parallel: Vectors between blocks are spread along the sequence over the ranks of `tp`.
         activation_checkpointing: Of each layer only what it is given is kept, and the rest computed again.
@@ -83,6 +83,15 @@ class Workload:
     def kept_dtype(self) -> torch.dtype:
         """What weights are kept in."""
         return torch.float32 if self.trains else self.dtype
+
+    @property
+    def autocasts(self) -> bool:
+        """Whether operations are computed in another dtype than weights are kept in."""
+        return self.dtype != self.kept_dtype
+
+    def weights_dtype(self, *, gathered: bool) -> torch.dtype:
+        """What weights are in as they compute; those that FSDP has gathered are cast before."""
+        return self.dtype if gathered else self.kept_dtype
 
     def microbatches_of(self, layout: Layout) -> int:
         """How many parts a batch is computed in."""

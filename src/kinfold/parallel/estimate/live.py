@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,23 +21,30 @@ class Live(TorchDispatchMode):
 
     Args:
         known: Tensors that do not count, such as parameters; views of them do not either.
+        casts_of: Those of them of which casts do not count either.
 
     Attributes:
         now: Bytes that are there.
         before_next: Called before the next operator, once.
     """
 
-    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+    def __init__(self, known: Iterable[Tensor] = (), casts_of: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.now = 0
         self.before_next: Callable[[], None] | None = None
         self._peak = 0
         self._known = weakref.WeakSet(local(tensor).untyped_storage() for tensor in known)
+        self._castable = weakref.WeakSet(local(tensor).untyped_storage() for tensor in casts_of)
+        self._cast: weakref.WeakSet[UntypedStorage] = weakref.WeakSet()
 
     def lap(self) -> int:
         """The most bytes that there were at a time since this was last asked."""
         peak, self._peak = self._peak, self.now
         return peak
+
+    def was_cast(self, tensor: Tensor) -> bool:
+        """Whether one of `casts_of` was cast."""
+        return local(tensor).untyped_storage() in self._cast
 
     def catch_up(self) -> None:
         """There is no next operator."""
@@ -56,6 +63,9 @@ class Live(TorchDispatchMode):
             return NotImplemented  # they come again as the local tensors that they are made of
         self.catch_up()
         given = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and (storage := args[0].untyped_storage()) in self._castable:
+            self._cast.add(storage)
+            self._known.add(given.untyped_storage())
         for tensor in tree_leaves(given):
             if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._known:
                 self._known.add(storage)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -109,7 +109,7 @@ class Estimator:
     def __init__(self, blueprint: Blueprint, work: Workload) -> None:
         self.blueprint = blueprint
         self.work = work
-        self._parts = cache(lambda tp, sequences: blueprint.parts(work, tp=tp, sequences=sequences))
+        self._parts = cache(partial(blueprint.parts, work))
         self._tensor_faults = cache(self._find_tensor_faults)
         self._whole = cache(blueprint.whole)
         self._stage = cache(self._make_stage)
@@ -178,7 +178,8 @@ class Estimator:
 
     def _make_stage(self, layout: Layout, number: int) -> Stage:
         sequences = self.work.batch_size // self.work.microbatches_of(layout)
-        return Stage(self._parts(layout.tp, sequences), self.work, layout, number)
+        parts = self._parts(tp=layout.tp, sequences=sequences, gathered=layout.dp > 1)
+        return Stage(parts, self.work, layout, number)
 
 
 def readable(nbytes: int) -> str:

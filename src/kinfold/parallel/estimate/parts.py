@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -36,11 +36,13 @@ class Weight:
         shape: Of the whole.
         spread: The gangs that share it, and by which of its dimensions, in the order in which it is divided.
         trained: Whether it has a gradient.
+        cast: Whether autocast casts it.
     """
 
     shape: tuple[int, ...]
     spread: tuple[tuple[str, int], ...]
     trained: bool
+    cast: bool
 
     def numel(self, shares: Shares) -> int:
         """How many values of it a rank has; divided as `torch.chunk` does, the last ranks have less, or nothing."""
@@ -123,20 +125,27 @@ class Blueprint:
         else:
             self._sharder(model, self._config, gangs, **options)
 
-    def parts(self, work: Workload, *, tp: int, sequences: int) -> ModelParts:
+    def parts(self, work: Workload, *, tp: int, sequences: int, gathered: bool) -> ModelParts:
         """Take a model apart that is spread over `tp` ranks, as the first of them has it.
+
+        Args:
+            work: What it computes.
+            tp: Ranks that share each tensor.
+            sequences: Of how many sequences at once.
+            gathered: Whether FSDP gathers weights.
 
         Raises:
             ParallelError: It cannot be divided, or not be measured; lists everything.
         """
-        model, kinds = self.reduced(work.dtype)
+        model, kinds = self.reduced(work.weights_dtype(gathered=gathered))
         with pretended_gangs(tp=tp) as gangs:
             self.shard(model, gangs, sequence_parallel=work.sequence_parallel and tp > 1)
             stacks = list(_containers(model).values())
+            measured = measure(model, stacks, work, sequences=sequences, gathered=gathered)
             tensors = _tensors(model, stacks)
-            usages, output = measure(model, stacks, work, sequences)
-        parts = [_part(*part) for part in zip(tensors, usages, strict=True)]
-        return ModelParts(tuple(_expanded(parts, kinds)), output)
+        cast = set(map(id, measured.cast))
+        parts = [_part(own, usage, cast) for own, usage in zip(tensors, measured.usages, strict=True)]
+        return ModelParts(tuple(_expanded(parts, kinds)), measured.output)
 
 
 def _leave_few_of_each_kind(model: nn.Module) -> list[list[int]]:
@@ -196,20 +205,21 @@ def _all(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _part(tensors: Iterable[Tensor], usage: Usage) -> Part:
+def _part(tensors: Iterable[Tensor], usage: Usage, cast: Container[int]) -> Part:
     weights = [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
     buffers = [tensor for tensor in tensors if not isinstance(tensor, nn.Parameter)]
-    return Part(tuple(map(_weight, weights)), sum(buffer.nbytes for buffer in buffers), usage, usage)
+    found = tuple(_weight(weight, cast=id(weight) in cast) for weight in weights)
+    return Part(found, sum(buffer.nbytes for buffer in buffers), usage, usage)
 
 
-def _weight(parameter: nn.Parameter) -> Weight:
+def _weight(parameter: nn.Parameter, *, cast: bool) -> Weight:
     spread = []
     if isinstance(parameter, DTensor):
         names = parameter.device_mesh.mesh_dim_names or ()
         placed = zip(names, parameter.placements, strict=True)
         spread = [(name, placement.dim) for name, placement in placed if isinstance(placement, Shard)]
     fsdp = [("dp", 0)] if parameter.dim() else []  # `fully_shard` divides by the first dimension what is left
-    return Weight(tuple(parameter.shape), (*spread, *fsdp), parameter.requires_grad)
+    return Weight(tuple(parameter.shape), (*spread, *fsdp), parameter.requires_grad, cast)
 
 
 def _expanded(parts: Sequence[Part], kinds: Sequence[Sequence[int]]) -> Iterator[Part]:

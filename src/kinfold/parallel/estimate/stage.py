@@ -6,6 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from functools import cache, cached_property
+from itertools import accumulate
 
 from kinfold.parallel.estimate.layout import Layout, Workload
 from kinfold.parallel.estimate.parts import ModelParts, Part, Shares, Weight
@@ -43,52 +44,66 @@ class Stage:
         return sum(_numel(part.weights, shares, trained=trained) * count for part, count in self._counts.items())
 
     def _peak(self, tp_rank: int) -> tuple[int, int]:
-        root, layer = self._working(tp_rank)
-        moments = [
-            (activations, root if part.layer is None else layer)
-            for part, activations in zip(self._parts, self._activations, strict=True)
-        ]
+        shares = {"tp": (tp_rank, self._layout.tp)}
+        working = self._casts(shares) if self._layout.dp == 1 else self._gathered(shares)
+        moments = (
+            (kept + used, weights)
+            for kept, usage, (forward, backward) in zip(self._kept, self._usages(), working, strict=True)
+            for used, weights in ((usage.forward, forward), (usage.backward, backward))
+        )
         return max(moments, key=sum)
 
     @cached_property
-    def _activations(self) -> list[int]:
-        """The most bytes of activations while each part computes.
+    def _kept(self) -> list[int]:
+        """The bytes of activations that there are when each part computes: what those before it have kept.
 
-        Part after part computes, and has what those before it have kept. With stages all microbatches go forward before
-        one goes backward (GPipe, Huang et al. 2019, section 2.3), and what a stage is given and gives is kept, too.
+        With stages all microbatches go forward before one goes backward (GPipe, Huang et al. 2019, section 2.3), and
+        what a stage is given and gives is kept, too.
         """
-        kept, most = 0, []
-        for usage in self._usages():
-            most.append(kept + usage.most)
-            kept += usage.kept
+        *before, kept = accumulate((usage.kept for usage in self._usages()), initial=0)
         if self._layout.pp == 1:
-            return most
+            return before
         given = self._parts[0].usage.given if self._number else 0
         output = self._model.output if self._number == self._layout.pp - 1 else 0
         microbatches = self._work.microbatches_of(self._layout) if self._work.trains else 1
         waiting = (microbatches - 1) * kept + microbatches * (given + output)
-        return [waiting + one for one in most]
+        return [waiting + one for one in before]
 
-    def _working(self, tp_rank: int) -> tuple[int, int]:
-        """The bytes of weights as they compute, besides those that are kept: outside layers, and in them.
+    def _casts(self, shares: Shares) -> Iterator[tuple[int, int]]:
+        """The bytes of weights that autocast has cast while each part computes, forward and backward.
 
-        With FSDP what is in no layer, and two layers, of which one is being fetched; in training also the gradients
-        that they have before these are spread, of one layer, and once more as they are sent. Without FSDP casts of all
-        weights, if they are kept in another dtype.
+        Forward all casts so far are there. For the backward pass those are kept that no layer computes again; where
+        there are stages, both passes are within one autocast.
         """
-        shares = {"tp": (tp_rank, self._layout.tp)}
+        alike = {
+            part: sum(weight.numel(shares) for weight in part.weights if weight.cast) * self._work.dtype.itemsize
+            for part in self._counts
+        }
+        again = self._work.activation_checkpointing and self._layout.pp == 1
+        so_far = kept = 0
+        for part in self._parts:
+            so_far += alike[part]
+            yield so_far, kept + alike[part]
+            kept += 0 if again and part.layer is not None else alike[part]
+
+    def _gathered(self, shares: Shares) -> Iterator[tuple[int, int]]:
+        """The bytes of weights as FSDP has gathered them while each part computes, forward and backward.
+
+        They are what is in no layer, and two layers, of which one is being fetched; in training also the gradients that
+        they have before these are spread, of one layer, and once more as they are sent.
+        """
         computing, kept = self._work.dtype.itemsize, self._work.kept_dtype.itemsize
-        if self._layout.dp == 1:
-            casts = self.numel(shares, trained=False) * computing if computing != kept else 0
-            return casts, casts
         numels = {part: _numel(part.weights, shares) for part in self._counts}
         root = sum(numel for part, numel in numels.items() if part.layer is None)
         layers = [numels[part] for part in self._parts if part.layer is not None]
         largest, next_largest = heapq.nlargest(2, [*layers, 0])
-        if not self._work.trains:
-            return (root + largest) * computing, (root + largest + next_largest) * computing
-        outside = (2 * root + largest) * computing
-        return outside, outside + (largest + next_largest) * computing + largest * kept
+        outside = (root + largest) * computing
+        inside = outside + next_largest * computing
+        if self._work.trains:
+            outside += root * computing
+            inside += (root + largest) * computing + largest * kept
+        for part in self._parts:
+            yield (outside, outside) if part.layer is None else (inside, inside)
 
     def _usages(self) -> Iterator[Usage]:
         """What the parts use, in order; what layers share is made by the first."""

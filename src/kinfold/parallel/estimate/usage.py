@@ -10,13 +10,14 @@ import inspect
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-from torch.nn.functional import cross_entropy
-from torch.utils._pytree import tree_leaves
+from torch.nn import functional
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from kinfold.errors import ParallelError
@@ -32,21 +33,38 @@ Stacks = Sequence[Sequence[nn.Module]]
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of a model.
+
+    Attributes:
+        usages: Of each part, in order: what comes before a stack, and its layers, for each stack; then what comes last.
+        output: The bytes of what the model gives, its logits.
+        cast: The parameters that autocast has cast.
+    """
+
+    usages: Sequence[Usage]
+    output: int
+    cast: Sequence[nn.Parameter]
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """The bytes of a part of a model: of a layer, or of what comes before or after the layers.
 
     Attributes:
         kept: What is still there when the part has computed: for the backward pass, or for later tokens.
-        most: What it has at a time, forward or backward, beyond what parts before it have kept.
+        forward: The most that it has at a time, forward, beyond what parts before it have kept.
+        backward: Likewise, backward.
         given: The vectors that it is given.
     """
 
     kept: int
-    most: int
+    forward: int
+    backward: int
     given: int
 
 
-def measure(model: nn.Module, stacks: Stacks, work: Workload, sequences: int) -> tuple[list[Usage], int]:
+def measure(model: nn.Module, stacks: Stacks, work: Workload, *, sequences: int, gathered: bool) -> Measured:
     """What the parts of a model use.
 
     Args:
@@ -54,10 +72,7 @@ def measure(model: nn.Module, stacks: Stacks, work: Workload, sequences: int) ->
         stacks: Its layers.
         work: What it computes.
         sequences: Of how many sequences at once.
-
-    Returns:
-        One for each part, in order: what comes before a stack, and its layers, for each stack; then what comes last.
-        And the bytes of what the model gives, its logits.
+        gathered: Whether weights are cast as FSDP gathers them, and with them what layers are given.
 
     Raises:
         ParallelError: Its layers do not compute one after the other, or what it does depends on values.
@@ -75,6 +90,9 @@ def measure(model: nn.Module, stacks: Stacks, work: Workload, sequences: int) ->
                 layer.forward = as_on_gpus(layer.forward)
         if work.activation_checkpointing and work.trains:
             checkpoint_activations(model)
+        if work.autocasts and gathered:
+            for layer in (layer for stack in stacks for layer in stack):
+                layer.register_forward_pre_hook(partial(_cast_inputs, work.dtype), with_kwargs=True)
         _Run(model, stacks, work, sequences)()  # DTensor works shapes out on whole tensors, which it remembers
         return _Run(model, stacks, work, sequences)()
 
@@ -87,19 +105,23 @@ class _Run:
         self._stacks = stacks
         self._work = work
         self._token_ids = torch.zeros(sequences, work.seq_len, dtype=torch.int64)
-        self._live = Live([*model.parameters(), *model.buffers(), self._token_ids])
+        weights = list(model.parameters())
+        self._live = Live([*weights, *model.buffers(), self._token_ids], casts_of=weights if work.autocasts else ())
         self._starts = [0]
-        self._most: list[int] = []
+        self._forward_most: list[int] = []
+        self._backward_most: list[int] = []
         self._given = [0]
         self._output = 0
 
-    def __call__(self) -> tuple[list[Usage], int]:
+    def __call__(self) -> Measured:
         hooks = [hook for stack in self._stacks for hook in self._hooks(stack)]
         try:
             with self._live, torch.set_grad_enabled(self._work.trains):
-                end = self._forward()
+                with torch.autocast("cpu", self._work.dtype, enabled=self._work.autocasts):
+                    end = self._forward()
                 self._live.catch_up()
                 self._close()
+                self._backward_most = [0] * len(self._forward_most)
                 if self._work.trains:
                     end.backward()
                     self._close_backward(0)
@@ -110,12 +132,15 @@ class _Run:
         finally:
             for hook in hooks:
                 hook.remove()
-        if len(self._most) != sum(len(stack) + 1 for stack in self._stacks) + 1:
+        if len(self._forward_most) != sum(len(stack) + 1 for stack in self._stacks) + 1:
             raise ParallelError(
                 f"What a {type(self._model).__name__} keeps cannot be estimated: its layers are not called each once."
             )
         kept = [after - before for before, after in zip(self._starts, self._starts[1:], strict=False)]
-        return [Usage(*values) for values in zip(kept, self._most, self._given, strict=False)], self._output
+        parts = zip(kept, self._forward_most, self._backward_most, self._given, strict=True)
+        usages = [Usage(*values) for values in parts]
+        cast = [parameter for parameter in self._model.parameters() if self._live.was_cast(parameter)]
+        return Measured(usages, self._output, cast)
 
     def _forward(self) -> Tensor:
         """The loss, or the logits of decoding."""
@@ -154,27 +179,34 @@ class _Run:
         """What the next part is given."""
         self._given.append(vectors.untyped_storage().nbytes())
         if vectors.requires_grad:
-            part = len(self._most) + after
+            part = len(self._forward_most) + after
             vectors.register_hook(lambda _: self._close_backward(part))
 
     def _close(self) -> None:
         """At the end of a part."""
-        self._most.append(self._live.lap() - self._starts[-1])
+        self._forward_most.append(self._live.lap() - self._starts[-1])
         self._starts.append(self._live.now)
 
     def _close_backward(self, part: int) -> None:
         """Where the gradients have passed a part; those before it have kept what they had."""
-        self._most[part] = max(self._most[part], self._live.lap() - self._starts[part])
+        most = self._live.lap() - self._starts[part]
+        self._backward_most[part] = max(self._backward_most[part], most)
 
 
 def _loss(logits: Tensor, token_ids: Tensor) -> Tensor:
-    """The mean cross-entropy, in float32."""
-    return cross_entropy(logits.flatten(0, -2).float(), token_ids.flatten())
+    """The mean cross-entropy."""
+    return functional.cross_entropy(logits.flatten(0, -2), token_ids.flatten())
 
 
 def _first_tensor(given: Any) -> Tensor:
     """What flows from layer to layer, among all that one is given or gives."""
     return next(leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
+
+
+def _cast_inputs(dtype: torch.dtype, _: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    return tree_map_only(
+        Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, (args, kwargs)
+    )
 
 
 def _drop_gradient(parameter: Tensor) -> None:
