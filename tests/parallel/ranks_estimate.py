@@ -62,7 +62,7 @@ def train(model: nn.Module, *token_ids: Tensor, dtype: torch.dtype = torch.float
     """A step: forward and backward."""
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         logits = model(*token_ids)
-        loss = cross_entropy(logits.flatten(0, -2), token_ids[-1].flatten())
+        loss = cross_entropy(logits.flatten(0, -2).float(), token_ids[-1].flatten())
         del logits
     loss.backward()
 

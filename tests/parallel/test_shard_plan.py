@@ -11,6 +11,7 @@ from torch import nn
 
 from kinfold.errors import ParallelError
 from kinfold.parallel import Gang, ShardPlan, pretended_gangs, setup_gangs, shard_model, shard_transformer_decoder_model
+from kinfold.parallel.gangs import own_device
 from kinfold.parallel.native import native_plan
 from kinfold.parallel.pipeline import keep_stage, stage_layers
 from kinfold_zoo.llama import LlamaConfig, create_llama_model
@@ -108,6 +109,18 @@ def test_sizes_that_do_not_fit_the_processes(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("WORLD_SIZE", "6")
     with pytest.raises(ParallelError, match="tp=4 does not fit 6 processes"):
         setup_gangs(tp=4)
+
+
+def test_more_processes_than_gpus_are_an_error_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for rank in range(4):
+        for name, value in {"WORLD_SIZE": 8, "LOCAL_WORLD_SIZE": 4, "RANK": rank, "LOCAL_RANK": rank}.items():
+            monkeypatch.setenv(name, str(value))
+        with pytest.raises(ParallelError, match=r"4 processes were started on a machine that has 2 GPUs\.\nStart one"):
+            setup_gangs(device="cuda")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert own_device("cuda") == torch.device("cuda", 1)
 
 
 def test_a_sequence_that_does_not_divide_says_what_would() -> None:

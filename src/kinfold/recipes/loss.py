@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -22,7 +23,11 @@ def summed_loss(logits: Tensor, targets: SequenceBatch, *, label_smoothing: floa
 
 
 def summed_cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """The cross-entropy of logits, (B, S, V), and targets, int64 (B, S), summed over all that are not `IGNORED`."""
+    """The cross-entropy of logits, (B, S, V), and targets, int64 (B, S), summed over all that are not `IGNORED`.
+
+    It is computed in float32 or wider. Autocast would take the logarithms of probabilities in bfloat16.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return cross_entropy(
         logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=IGNORED, label_smoothing=label_smoothing
     )

@@ -72,25 +72,6 @@ class _RMSNorm(Function):
         return torch.empty_like(ctx.saved_tensors[0])
 
 
-class _CrossEntropy(Function):
-    """Keeps the logarithms of probabilities in float32; logits are neither kept nor copied."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor) -> Tensor:
-        ctx.dtype = logits.dtype
-        ctx.save_for_backward(torch.empty_like(logits, dtype=torch.float32))
-        return logits.new_empty((), dtype=torch.float32)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        gradient = torch.empty_like(ctx.saved_tensors[0])  # of the logarithms
-        return torch.empty_like(gradient, dtype=ctx.dtype)
-
-
-def _cross_entropy(input: Tensor, target: Tensor, *_: object, **__: object) -> Tensor:
-    return _CrossEntropy.apply(input)  # pyright: ignore[reportReturnType]
-
-
 def _attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: object, **__: object
 ) -> Tensor:
@@ -121,7 +102,6 @@ _ON_GPUS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     functional.scaled_dot_product_attention: _attention,
     functional.rms_norm: _rms_norm,
     functional.dropout: _dropout,
-    functional.cross_entropy: _cross_entropy,
 }
 
 _IN_FLOAT32 = {

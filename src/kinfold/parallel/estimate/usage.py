@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-from torch.nn import functional
+from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.hooks import RemovableHandle
 
@@ -194,8 +194,8 @@ class _Run:
 
 
 def _loss(logits: Tensor, token_ids: Tensor) -> Tensor:
-    """The mean cross-entropy."""
-    return functional.cross_entropy(logits.flatten(0, -2), token_ids.flatten())
+    """The mean cross-entropy, in float32."""
+    return cross_entropy(logits.flatten(0, -2).float(), token_ids.flatten())
 
 
 def _first_tensor(given: Any) -> Tensor:
