@@ -27,5 +27,7 @@ def test_a_message_has_every_fault_and_the_hint() -> None:
 
 def test_nearest_names_what_was_meant() -> None:
     assert nearest("lama", ["llama", "mistral"]) == "Did you mean 'llama'?"
+    assert nearest("70b", ["7b", "llama3_1_70b", "llama3_1_405b"]) == "Did you mean 'llama3_1_70b' or '7b'?"
+    assert nearest("405b", ["7b", "llama3_1_70b", "llama3_1_405b"]) == "Did you mean 'llama3_1_405b'?"
     assert nearest("zzz", ["llama", "mistral"]) == "Known: llama, mistral."
     assert nearest("zzz", []) is None

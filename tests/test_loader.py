@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -21,23 +23,32 @@ from kinfold.filling import fill
 from kinfold.keymap import drop
 from kinfold.loader import common_dtype
 from kinfold.parallel.gangs import alone
-from kinfold.scaffold.cli.main import scaffold
-from kinfold.scaffold.project import Project
+from kinfold.scaffold.project import Project, init_project
 
 
-@pytest.fixture
-def checkpoint(project: Project, tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
-    """A tiny Llama in one file, and the family `x` made from it."""
-    source = tiny_checkpoint("llama")
-    folder = tmp_path / "checkpoint"
+@pytest.fixture(scope="session")
+def made(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Llama in one file, and a project that has the family `x` made from it."""
+    source, made = tiny_checkpoint("llama"), tmp_path_factory.mktemp("made")
+    folder, root = made / "checkpoint", made / "mylab"
     folder.mkdir()
     (folder / "config.json").write_text((source / "config.json").read_text())
     tensors = {name: t for shard in source.glob("model-*") for name, t in load_file(shard).items()}
     save_file(tensors, folder / "model.safetensors")
-    result = CliRunner().invoke(scaffold, ["new-family", "x", "--from", str(folder)])
-    assert result.exit_code == 0, result.output
+    init_project(root).commit()
+    scaffold = Path(sys.executable).with_name("scaffold")
+    subprocess.run([scaffold, "new-family", "x", "--from", folder], cwd=root, check=True, capture_output=True)
+    return made
+
+
+@pytest.fixture
+def checkpoint(project: Project, made: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny Llama; the project has its family."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    for path in project.root.rglob("*.yaml"):
+        path.write_text(path.read_text().replace(str(made), str(tmp_path)))
     project.activate()
-    return folder
+    return tmp_path / "checkpoint"
 
 
 def rewrite(checkpoint: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:

@@ -116,7 +116,7 @@ class ProofError(KinfoldError):
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """A hint that names the known names closest to a wrong one, or lists them when none is close."""
     known = sorted(known)
-    close = get_close_matches(name, known, n=3)
-    if close:
+    longer = [candidate for candidate in known if f"_{name}_" in f"_{candidate}_"]
+    if close := [*dict.fromkeys([*longer, *get_close_matches(name, known)])][:3]:
         return f"Did you mean {' or '.join(repr(candidate) for candidate in close)}?"
     return f"Known: {', '.join(known)}." if known else None

@@ -123,7 +123,8 @@ class LayerNorm(_Norm):
 def _out_of_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Within autocast torch 2.12 and later gives float32, and keeps it: twice the memory for what is no more exact."""
     device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    is_within = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if is_within else nullcontext()
 
 
 def _widened(x: Tensor) -> Tensor:
