@@ -10,9 +10,9 @@ import torch
 from ranks_loading import Case, loaded, loader_of, most_private_memory
 from ranks_tensor import llama_in_ways
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from kinfold.parallel import checkpoint_activations, pretended_gangs, setup_gangs, shard_data_parallel
+from kinfold.parallel.estimate.live import local
 from kinfold.parallel.loading import part_of
 from kinfold.recipes.lm import LmUnit
 from kinfold.recipes.optimizer import make_optimizer
@@ -123,14 +123,10 @@ def loading(case: Case, rank: int, ranks: int) -> tuple[list[str], int, int, int
         most = torch.cuda.max_memory_allocated() - before
     whole = loader_of(case)(case[0]).state_dict()
     wrong = [name for name, weight in own.items() if not _is_part(weight, whole[name])]
-    return wrong, sum(_local(weight).nbytes for weight in own.values()), most, growth[0]
+    return wrong, sum(local(weight).nbytes for weight in own.values()), most, growth[0]
 
 
 def _is_part(weight: torch.Tensor, whole: torch.Tensor) -> bool:
     """Whether a weight lies on the GPU and is this rank's part of a whole one."""
     expected = whole[tuple(slice(part.start, part.stop) for part in part_of(weight))]
-    return _local(weight).is_cuda and torch.equal(_local(weight).cpu(), expected)
-
-
-def _local(weight: torch.Tensor) -> torch.Tensor:
-    return weight.to_local() if isinstance(weight, DTensor) else weight
+    return local(weight).is_cuda and torch.equal(local(weight).cpu(), expected)

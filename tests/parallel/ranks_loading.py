@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from kinfold.errors import CheckpointError, KinfoldError
 from kinfold.loader import StandardModelLoader
 from kinfold.parallel import Gangs, setup_gangs, shard_data_parallel
 from kinfold_zoo.llama import LlamaConfig
+
+_M_MMAP_THRESHOLD = -3
+"""The parameter of glibc's `mallopt` for the size from which blocks are mapped by themselves (malloc.h)."""
 
 Case = tuple[AssetCard, LlamaConfig | None, tuple[Tensor, ...]]
 """A card, the config of one whose layout is that of `fused`, and what the model is called with."""
@@ -139,7 +143,11 @@ def private_memory(case: Case, small: Case) -> tuple[int, int]:
 
 @contextmanager
 def most_private_memory() -> Iterator[list[int]]:
-    """Gives a list with the bytes by which private memory has grown at most, once the block has ended."""
+    """Gives a list with the bytes by which private memory has grown at most, once the block has ended.
+
+    What is freed goes back to the system at once; how much else malloc keeps in hand depends on which thread is when.
+    """
+    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
     found, ended, before = [0], threading.Event(), _private()
 
     def watch() -> None:

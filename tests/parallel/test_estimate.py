@@ -252,17 +252,15 @@ def test_more_ranks_never_need_more(tp: int) -> None:
 
 def test_where_none_fits_the_nearest_are_named() -> None:
     created = estimator(SMALL, seq_len=96)
-    totals = {
-        f"tp = {tp}, pp = {pp}": created.fullest(Layout(tp, 8 // (tp * pp), pp)).total
-        for tp in (1, 2, 4)
-        for pp in (1, 2, 4)
-        if tp * pp <= 8
-    }
-    nearest = sorted(totals, key=totals.__getitem__)[:3]
+    layouts = [Layout(tp, 8 // (tp * pp), pp) for tp in (1, 2, 4) for pp in (1, 2, 4) if tp * pp <= 8]
+    nearest = sorted(layouts, key=lambda layout: created.fullest(layout).total)[:3]
     with pytest.raises(ParallelError, match=r"No layout of up to 8 ranks fits 1\.0 KB\. These come nearest:") as raised:
         smallest_layouts(created, 1000, most_ranks=8)
     for fault, layout in zip(raised.value.faults[:3], nearest, strict=True):
-        assert fault.startswith(f"{layout}: a rank needs {readable(totals[layout])} even with dp = ")
+        needed = readable(created.fullest(layout).total)
+        assert fault.startswith(
+            f"tp = {layout.tp}, pp = {layout.pp}: a rank needs {needed} even with dp = {layout.dp}; "
+        )
     assert any(fault.startswith("tp = 8: ") for fault in raised.value.faults)
 
 

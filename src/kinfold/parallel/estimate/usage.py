@@ -77,6 +77,7 @@ def measure(model: nn.Module, stacks: Stacks, work: Workload, *, sequences: int,
     Raises:
         ParallelError: Its layers do not compute one after the other, or what it does depends on values.
     """
+    layers = [layer for stack in stacks for layer in stack]
     with ExitStack() as modes:
         modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         model.to_empty(device="cpu")
@@ -86,12 +87,12 @@ def measure(model: nn.Module, stacks: Stacks, work: Workload, *, sequences: int,
                 parameter.register_post_accumulate_grad_hook(_drop_gradient)
         if work.kernels == "gpu":
             modes.enter_context(AsOnGpus())
-            for layer in (layer for stack in stacks for layer in stack):  # the mode is off in the backward pass
+            for layer in layers:  # the mode is off in the backward pass
                 layer.forward = as_on_gpus(layer.forward)
         if work.activation_checkpointing and work.trains:
             checkpoint_activations(model)
         if work.autocasts and gathered:
-            for layer in (layer for stack in stacks for layer in stack):
+            for layer in layers:
                 layer.register_forward_pre_hook(partial(_cast_inputs, work.dtype), with_kwargs=True)
         _Run(model, stacks, work, sequences)()  # DTensor works shapes out on whole tensors, which it remembers
         return _Run(model, stacks, work, sequences)()
@@ -137,8 +138,7 @@ class _Run:
                 f"What a {type(self._model).__name__} keeps cannot be estimated: its layers are not called each once."
             )
         kept = [after - before for before, after in zip(self._starts, self._starts[1:], strict=False)]
-        parts = zip(kept, self._forward_most, self._backward_most, self._given, strict=True)
-        usages = [Usage(*values) for values in parts]
+        usages = list(map(Usage, kept, self._forward_most, self._backward_most, self._given))
         cast = [parameter for parameter in self._model.parameters() if self._live.was_cast(parameter)]
         return Measured(usages, self._output, cast)
 
