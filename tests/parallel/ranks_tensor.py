@@ -142,8 +142,8 @@ def _llama_in_one_way(
     wanted.backward()
     batch = [tensor.chunk(dp.size)[dp.rank] for tensor in (token_ids, targets, padding_mask)]
     found = {}
-    if gangs["pp"].size > 1:
-        pipeline = Pipeline(spread, gangs, summed, microbatches=2)
+    pipeline = Pipeline(spread, gangs, summed, microbatches=2) if gangs["pp"].size > 1 else None
+    if pipeline is not None:
         found["evaluated"] = relative(dp.all_reduce(pipeline.evaluate(*batch)), wanted)
         loss = pipeline.backward(*batch)
     else:
@@ -151,6 +151,12 @@ def _llama_in_one_way(
         loss.backward()
     found["loss"] = relative(dp.all_reduce(loss.detach().clone()), wanted)
     found["gradients"] = off_gradients(spread, model, times=dp.size)
+    if pipeline is not None:
+        for length in [SEQ] if compiled else [SEQ, SEQ - 2]:  # of a shape that there was, and of another one
+            pipeline.backward(*(tensor[:, :length] for tensor in batch))
+            pipeline.evaluate(*(tensor[:, :length] for tensor in batch))
+            summed(model(token_ids[:, :length], padding_mask[:, :length]), targets[:, :length]).backward()
+        found["accumulated"] = off_gradients(spread, model, times=dp.size)
     return found
 
 

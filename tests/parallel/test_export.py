@@ -61,7 +61,7 @@ def test_ranks_write_what_one_process_does(
         assert len(expected) > 4
         for folder in tmp_path.glob(f"{name}-*"):
             assert content(folder) == expected
-    assert len(list(tmp_path.glob("*-[0-9]"))) == 10
+    assert len(list(tmp_path.glob("*-[0-9]"))) == 11
     for by_rank in zip(*written, strict=True):
         assert all(by_rank)
         assert sum(map(len, by_rank)) == len(set.union(*by_rank))  # a file is written by one

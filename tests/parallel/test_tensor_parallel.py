@@ -56,9 +56,10 @@ WAYS = [
         (2, 1, True, 2),
         (1, 1, True, 2),
         (2, 2, False, 4),
-        (1, 2, False, 4),
+        (1, 2, True, 4),
+        (2, 2, True, 4),
     ],
-    ids=["tp4", "tp2 x fsdp2", "tp2", "fsdp2", "tp2 x pp2", "fsdp2 x pp2"],
+    ids=["tp4", "tp2 x fsdp2", "tp2", "fsdp2", "tp2 x pp2", "fsdp2 x pp2, tied", "tp2 x pp2, tied"],
 )
 def test_a_llama_is_the_same_in_every_layout(tp: int, pp: int, tied: bool, ranks: int) -> None:
     for found in launch(ranks_tensor.llama, ranks, tp, pp, tied, WAYS):

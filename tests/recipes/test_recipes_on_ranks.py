@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from test_lm import VALUES, options
-from verses import SPECIAL, TEXT, VOCAB_SIZE, call, losses, metrics, weights, write_rows, write_tokenizer
+from verses import SIZES, SPECIAL, TEXT, VOCAB_SIZE, call, losses, metrics, weights, write_rows, write_tokenizer
 
 from kinfold import load_model
 from kinfold.assets import user_cards_folder, write_card
@@ -155,12 +155,16 @@ def test_activations_that_are_computed_again_are_the_same(tiny: Path) -> None:
     assert losses(tiny / "again") == losses(tiny / "kept")
 
 
-def test_stages_learn_what_one_process_learns_and_go_on_in_other_layouts(tiny: Path) -> None:
-    shared: dict[str, Any] = {"valid_share": 0.2, "validate_every_n_steps": 4, "batch_size": 5}
-    call("train", "lm", *options(output="one", name="one", **shared))
-    many = options(output="many", name="many", **shared)
+def test_stages_learn_what_one_process_learns_and_go_on_in_other_layouts(tiny: Path, checkpoint: Path) -> None:
+    sizes = {**SIZES, "tied_embeddings": True}  # the first stage and the last share a weight
+    write_card(user_cards_folder(), name="tied", model_family="llama", model_config=sizes, tokenizer=checkpoint)
+    shared: dict[str, Any] = {
+        "model": "tied", "valid_share": 0.2, "validate_every_n_steps": 4, "batch_size": 5, "gradient_accumulation": 2,
+    }  # fmt: skip
+    call("train", "lm", "--from-scratch", *options(output="one", name="one", **shared))
+    many = ["--from-scratch", *options(output="many", name="many", **shared)]
     out, _ = said_by(torchrun(4, *LM, *many, "--pp", 2, "--tp", 2, "--microbatches", 2))
-    assert "Training: 12 steps of 5 sequences in float32 on cpu, tp=2, pp=2" in out
+    assert "Training: 12 steps of 10 sequences in float32 on cpu, tp=2, pp=2" in out
     assert_near(metrics(tiny / "many"), metrics(tiny / "one"))
 
     for ranks, layout in ((4, ("--pp", 2, "--fsdp", 2)), (1, ())):

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from llama_peer import tiny_llama
 from torch import Tensor, nn
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.tensor import DTensor
+from torch.nn.functional import pad
 from toy import Kept, ToyUnit, collate, toy_samples
 
 from kinfold.parallel import Gangs, setup_gangs, shard_data_parallel, shard_model
@@ -34,6 +35,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": torch.float32},
     "clipped, and validated": {"max_gradient_norm": 0.5, "validate_every_n_steps": 2},
     "accumulated": {"gradient_accumulation": 4},
+    "sequence parallel": {"sequence_parallel": True, "max_gradient_norm": 0.5},
     "means": {"mean": True, "steps": 5},
     "compiled": {"compile": "eager", "count": 5, "steps": 1},
 }
@@ -52,6 +54,7 @@ def make_trainer(
     unit: Callable[[nn.Module], ToyUnit] | None = None,
     kept: Kept | None = None,
     shares: int = 1,
+    sequence_parallel: bool = False,
     **options: Any,
 ) -> tuple[nn.Module, Trainer[SequenceBatch]]:
     """A llama and what trains it, with AdamW and a schedule.
@@ -61,11 +64,11 @@ def make_trainer(
     model = tiny_llama(dtype=dtype, seed=seed).train()
     gang = None
     if gangs is not None:
-        shard_model(model, native_plan(model), gangs)
+        shard_model(model, native_plan(model), gangs, sequence_parallel=sequence_parallel)
         shard_data_parallel(model, gang := gangs["dp"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
     made = ToyUnit(model, mean=mean) if unit is None else unit(model)
-    readers: Any = [BatchReader(toy_samples(n), batch_size, collate, gang=gang) for n in (count, 11)]
+    readers: Any = [BatchReader(toy_samples(n), batch_size, collate_evenly, gang=gang) for n in (count, 11)]
     if shares > 1:
         whole = list(BatchReader(toy_samples(count), batch_size, list))
         readers[0] = [collate(batch[share::shares]) for batch in whole for share in range(min(shares, len(batch)))]
@@ -78,6 +81,14 @@ def make_trainer(
         recorders=[kept or Kept()], **options,
     )  # fmt: skip
     return model, trainer
+
+
+def collate_evenly(samples: Sequence[Tensor]) -> SequenceBatch:
+    """A batch whose inputs two ranks can share along the sequence."""
+    batch = collate(samples)
+    assert batch.padding_mask is not None
+    more = (0, 1 - batch.seqs.shape[1] % 2)
+    return SequenceBatch(pad(batch.seqs, more), pad(batch.padding_mask, more))
 
 
 def trained(gangs: Gangs | None, **options: Any) -> tuple[list[Any], Weights]:

@@ -75,13 +75,18 @@ class _Tied(nn.Module):
         super().__init__()
         self._embed = [embed]  # in a list, so that torch does not count it as part of this module
 
+    @property
+    def embed(self) -> nn.Embedding:
+        """The embedding."""
+        return self._embed[0]
+
 
 class TiedEmbedding(_Tied):
     """Turns tokens into vectors by the embedding of another module; it has no parameter."""
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """int64 (...) to (..., D)."""
-        return embedding(token_ids, self._embed[0].weight)
+        return embedding(token_ids, self.embed.weight)
 
 
 class TiedProjection(_Tied):
@@ -106,4 +111,4 @@ class TiedProjection(_Tied):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., V)."""
-        return linear(x, self._embed[0].weight, self.bias)
+        return linear(x, self.embed.weight, self.bias)

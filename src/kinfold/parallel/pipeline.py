@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import pad
 
 from kinfold.errors import ParallelError
 from kinfold.nn.embedding import TiedProjection
 from kinfold.nn.state import DecodeState, PassState
 from kinfold.parallel.gangs import Gang, Gangs
+from kinfold.parallel.styles import placed_gradient
 
 if TYPE_CHECKING:
     from torch.distributed.pipelining.schedules import PipelineScheduleSingle
@@ -30,6 +33,8 @@ IGNORED = -100
 ENDS = ("transform", "project_out", "final_proj")
 """What a model has after its decoder; parts that it may have."""
 
+_SHARED = "_kinfold_shared"
+
 
 def stage_layers(num_layers: int, stages: int) -> list[range]:
     """The layers of each stage: neighbours, as evenly as possible, the earlier stages with what is left over."""
@@ -42,7 +47,8 @@ def keep_stage(model: nn.Module, gang: Gang) -> None:
     """Leave of a decoder what one stage computes; parameters keep their names.
 
     The model is then called as `model(x, token_ids=..., padding_mask=...)`: x is what the stage before gave, (B, S, D),
-    or the tokens in the first stage. It gives x for the next stage, or logits.
+    or the tokens in the first stage. It gives x for the next stage, or logits. The weight of tied embeddings is in the
+    first stage and in the last (`shared_weight`).
 
     Args:
         model: The decoder, in place: on the meta device or not, and already spread by `shard_model` if it is to be.
@@ -60,8 +66,11 @@ def keep_stage(model: nn.Module, gang: Gang) -> None:
     own = stage_layers(len(decoder.layers), gang.size)[gang.rank]
     decoder.layers = StageLayers({str(number): decoder.layers[number] for number in own})
     is_first, is_last = gang.rank == 0, gang.rank == gang.size - 1
+    embed = tied_embedding(model)
+    if is_first or is_last:
+        setattr(parts, _SHARED, [embed])  # in a list, so that torch does not count it twice
     if not is_first:
-        parts.decoder_frontend = Received()
+        parts.decoder_frontend = Received(embed if is_last else None)
     if not is_last:
         if getattr(decoder, "layer_norm", None) is not None:
             decoder.layer_norm = nn.Identity()
@@ -80,10 +89,20 @@ def stage_faults(model: Any, stages: int) -> Iterator[str]:
         return
     if hasattr(model, "encoder"):
         yield "it has an encoder, whose output all stages of the decoder would need"
-    if isinstance(model.final_proj, TiedProjection):
-        yield "its embeddings are tied: the first stage and the last would share a weight"
     if (layers := len(model.decoder.layers)) < stages:
         yield f"it has {layers} layers, less than one for each stage"
+
+
+def tied_embedding(model: Any) -> nn.Embedding | None:
+    """The embedding that a model computes logits by, if it does."""
+    final_proj = getattr(model, "final_proj", None)
+    return final_proj.embed if isinstance(final_proj, TiedProjection) else None
+
+
+def shared_weight(stage: nn.Module) -> nn.Parameter | None:
+    """The weight that another stage has, too: that of tied embeddings, in the first and in the last."""
+    (embed,) = getattr(stage, _SHARED, [None])
+    return None if embed is None else embed.weight
 
 
 class StageLayers(nn.ModuleDict):
@@ -94,10 +113,15 @@ class StageLayers(nn.ModuleDict):
 
 
 class Received(nn.Module):
-    """In place of the frontend of a later stage: what the stage before gave."""
+    """In place of the frontend of a later stage: what the stage before gave.
 
-    def __init__(self) -> None:
+    Args:
+        embed: The embedding, where logits are computed by it.
+    """
+
+    def __init__(self, embed: nn.Module | None = None) -> None:
         super().__init__()
+        self.embed = embed
         self.x: Tensor | None = None
 
     def forward(self, token_ids: Tensor, state: PassState) -> Tensor:
@@ -147,14 +171,37 @@ class Pipeline:
 
     def _run(self, token_ids: Tensor, targets: Tensor, padding_mask: Tensor | None, *, training: bool) -> Tensor:
         token_ids, targets, padding_mask = self._filled_up(token_ids, targets, padding_mask)
-        schedule = self._schedule(token_ids, has_mask=padding_mask is not None, training=training)
+        is_new, schedule = self._schedule(token_ids, has_mask=padding_mask is not None, training=training)
         masks: dict[str, Any] = {} if padding_mask is None else {"padding_mask": padding_mask}
         losses: list[Tensor] = []
         step = schedule.step if training else schedule.eval
         first = (token_ids,) if self._gang.rank == 0 else ()
-        step(*first, token_ids=token_ids, target=targets, losses=losses, **masks)
+        with self._added(is_new=is_new, training=training):
+            step(*first, token_ids=token_ids, target=targets, losses=losses, **masks)
         total = torch.stack(losses).sum().detach() if losses else token_ids.new_zeros((), dtype=torch.float32)
         return self._gang.all_reduce(total.float())  # only the last stage has any
+
+    @contextmanager
+    def _added(self, *, is_new: bool, training: bool) -> Iterator[None]:
+        """Add gradients to those that there are, which are kept out of torch's way.
+
+        Where torch sets up a schedule, it drops the gradients of what FSDP has sharded. Those of a weight that another
+        stage has, too, are the same there already.
+        """
+        shared = shared_weight(self._model) if training else None
+        before = [
+            (parameter, parameter.grad)
+            for parameter in self._model.parameters()
+            if parameter.grad is not None and (is_new or parameter is shared)
+        ]
+        for parameter, _ in before:
+            parameter.grad = None
+        yield
+        if shared is not None and shared.requires_grad:
+            _exchange_gradient(shared, self._gang)
+        for parameter, gradient in before:
+            added = placed_gradient(parameter)
+            parameter.grad = gradient if added is None else added.add_(gradient)
 
     def _filled_up(
         self, token_ids: Tensor, targets: Tensor, padding_mask: Tensor | None
@@ -176,15 +223,32 @@ class Pipeline:
         mask = None if padding_mask is None else pad(padding_mask, more, value=False)
         return pad(token_ids, more), pad(targets, more, value=IGNORED), mask
 
-    def _schedule(self, token_ids: Tensor, *, has_mask: bool, training: bool) -> PipelineScheduleSingle:
-        """The schedule for batches of this shape, for which it sets up what is sent."""
+    def _schedule(self, token_ids: Tensor, *, has_mask: bool, training: bool) -> tuple[bool, PipelineScheduleSingle]:
+        """The schedule for batches of this shape, and whether it is a new one, which still sets up what is sent."""
         from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
 
         key = (*token_ids.shape, has_mask, training)
-        if key not in self._schedules:
+        if is_new := key not in self._schedules:
             stage = PipelineStage(self._model, self._gang.rank, self._gang.size, self._device, group=self._gang.group)
             self._schedules[key] = ScheduleGPipe(stage, self._microbatches, loss_fn=self._loss, scale_grads=False)
-        return self._schedules[key]
+        return is_new, self._schedules[key]
+
+
+def _exchange_gradient(weight: nn.Parameter, gang: Gang) -> None:
+    """Give a weight that the first stage and the last have the sum of what either has left in its gradient.
+
+    Both then have the same, bit for bit, so that the optimizers of both change it alike.
+    """
+    gradient, group = placed_gradient(weight), gang.group
+    assert gradient is not None
+    assert group is not None
+    own = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+    other = torch.empty_like(own)
+    peer = dist.get_global_rank(group, gang.size - 1 - gang.rank)
+    ways = ((dist.isend, own), (dist.irecv, other))
+    for work in dist.batch_isend_irecv([dist.P2POp(way, part, peer, group) for way, part in ways]):
+        work.wait()
+    own.add_(other)
 
 
 def _earlier_stage(self: Any, x: Tensor, token_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:

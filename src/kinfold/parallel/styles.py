@@ -258,6 +258,16 @@ def reduce_gradients(model: nn.Module) -> None:
                 parameter.register_hook(lambda gradient, to=parameter.placements: _placed(gradient, to))
 
 
+def placed_gradient(parameter: nn.Parameter) -> Tensor | None:
+    """The gradient of a weight, which lies as the weight does.
+
+    The hooks of `reduce_gradients` see to that, but torch loses them where it swaps weights, as `Module.to` does.
+    """
+    if isinstance(parameter, DTensor) and parameter.grad is not None:
+        parameter.grad = _placed(parameter.grad, parameter.placements)
+    return parameter.grad
+
+
 def _placed(gradient: Tensor, placements: tuple[Placement, ...]) -> Tensor:
     if isinstance(gradient, DTensor) and gradient.placements != placements:
         return gradient.redistribute(placements=placements)

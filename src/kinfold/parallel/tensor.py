@@ -42,7 +42,7 @@ def shard_model(
     tp, ep = gangs.get("tp"), gangs.get("ep")
     num_tp, num_ep = (gang.size if gang else 1 for gang in (tp, ep))
     if faults := division_faults(model, styles, tp=num_tp, ep=num_ep):
-        fitting = [str(n) for n in range(1, num_tp) if not division_faults(model, styles, tp=n, ep=num_ep)]
+        fitting = [str(n) for n in range(1, 2 * num_tp + 1) if not division_faults(model, styles, tp=n, ep=num_ep)]
         raise ParallelError(
             f"This {type(model).__name__} cannot be spread over tp={num_tp} and ep={num_ep} ranks:",
             faults=faults,

@@ -14,6 +14,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from kinfold.errors import TrainingError
+from kinfold.parallel.pipeline import shared_weight
+from kinfold.parallel.styles import placed_gradient
 from kinfold.training.data import Uncounted
 from kinfold.training.losses import BatchLoss, Count, Precision, counted, forward
 from kinfold.training.ranks import Ranks
@@ -127,8 +129,11 @@ def _norms(model: nn.Module) -> dict[int, Tensor]:
     By parts, since the norm that torch gives of a model that is spread costs a message for each gradient.
     """
     parts: dict[int, list[Tensor]] = {}
-    for gradient in gradients(model):
-        parts.setdefault(_copies(gradient), []).append(_own_part(gradient))
+    shared = shared_weight(model)
+    for parameter in model.parameters():
+        if (gradient := placed_gradient(parameter)) is not None:
+            copies = _copies(gradient) * (2 if parameter is shared else 1)
+            parts.setdefault(copies, []).append(_own_part(gradient))
     return {copies: get_total_norm(own) for copies, own in parts.items()} or {1: get_total_norm([])}
 
 

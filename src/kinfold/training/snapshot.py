@@ -195,7 +195,10 @@ def _of_all_stages(own: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     every = ranks.pp.gathered([group["params"] for group in own["param_groups"]])
     if len({len(groups) for groups in every}) > 1:
         raise TrainingError("The optimizer has not as many groups of parameters in each stage.")
-    merged = [[name for groups in every for name in groups[number]] for number in range(len(own["param_groups"]))]
+    merged = [
+        list(dict.fromkeys(name for groups in every for name in groups[number]))  # two stages may share one
+        for number in range(len(own["param_groups"]))
+    ]
     groups = [{**group, "params": names} for group, names in zip(own["param_groups"], merged, strict=True)]
     return {**own, "param_groups": groups}
 

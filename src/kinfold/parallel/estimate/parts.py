@@ -20,6 +20,7 @@ from kinfold.parallel.estimate.layout import Workload
 from kinfold.parallel.estimate.usage import Usage, measure
 from kinfold.parallel.gangs import Gang, pretended_gangs
 from kinfold.parallel.layers import layers_of
+from kinfold.parallel.pipeline import tied_embedding
 
 Shares = Mapping[str, tuple[int, int]]
 """Which one of how many ranks, by the name of their gang."""
@@ -80,10 +81,12 @@ class ModelParts:
     Attributes:
         parts: For each stack what comes before it, and its layers; then what comes last.
         output: The bytes of its logits.
+        tied: The embedding that logits are computed by; it is among the weights of the first part.
     """
 
     parts: tuple[Part, ...]
     output: int
+    tied: Weight | None
 
 
 class Blueprint:
@@ -145,7 +148,9 @@ class Blueprint:
             tensors = _tensors(model, stacks)
         cast = set(map(id, measured.cast))
         parts = [_part(own, usage, cast) for own, usage in zip(tensors, measured.usages, strict=True)]
-        return ModelParts(tuple(_expanded(parts, kinds)), measured.output)
+        embed = tied_embedding(model)
+        tied = None if embed is None else _weight(embed.get_parameter("weight"), cast=id(embed.weight) in cast)
+        return ModelParts(tuple(_expanded(parts, kinds)), measured.output, tied)
 
 
 def _leave_few_of_each_kind(model: nn.Module) -> list[list[int]]:

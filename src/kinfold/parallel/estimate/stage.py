@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 from itertools import accumulate
 
@@ -29,7 +30,7 @@ class Stage:
         self._work = work
         self._layout = layout
         self._number = number
-        self._parts = _of_stage(model.parts, number, layout.pp)
+        self._parts = _of_stage(model, number, layout.pp)
         self._counts = Counter(self._parts)
         self.peak = cache(self._peak)
         """The bytes of activations, and of weights as they compute, when both together are most; of a rank of `tp`."""
@@ -113,11 +114,15 @@ class Stage:
             seen |= {part.layer} - {None}
 
 
-def _of_stage(parts: Sequence[Part], number: int, stages: int) -> Sequence[Part]:
+def _of_stage(model: ModelParts, number: int, stages: int) -> Sequence[Part]:
     """The layers of a stage, and what comes before them in the first, and after them in the last."""
     if stages == 1:
-        return parts
-    before, *layers, after = parts
+        return model.parts
+    before, *layers, after = model.parts
+    if model.tied is not None:  # the last stage has it, too, and autocast casts it there
+        after = replace(after, weights=(*after.weights, model.tied))
+        uncast = (replace(weight, cast=False) if weight == model.tied else weight for weight in before.weights)
+        before = replace(before, weights=tuple(uncast))
     own = [layers[layer] for layer in stage_layers(len(layers), stages)[number]]
     return [*([before] if number == 0 else []), *own, *([after] if number == stages - 1 else [])]
 
