@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from structures import STRUCTURES, spec_of
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.functional import cross_entropy
+from torch.nn import functional
 
 from kinfold.errors import ParallelError
 from kinfold.nn import EncoderOutput
@@ -19,11 +20,13 @@ from kinfold.parallel import (
     Gangs,
     Pipeline,
     checkpoint_activations,
+    cross_entropy,
     keep_stage,
     setup_gangs,
     shard_data_parallel,
     shard_model,
     shard_transformer_decoder_model,
+    spread_logits,
 )
 from kinfold.parallel.native import native_plan
 from kinfold.scaffold.render.memory import load_family
@@ -95,7 +98,7 @@ def llama(tp: int, pp: int, tied: bool, ways: Sequence[Mapping[str, Any]]) -> li
         tp: Ranks that share each tensor.
         pp: Stages; what ranks there are besides share the data.
         tied: Whether embeddings are tied.
-        ways: Options: `sequence_parallel`, `shard_embed_dim`, `checkpointed`, `compiled`.
+        ways: Options: `sequence_parallel`, `shard_embed_dim`, `logits`, `checkpointed`, `compiled`.
     """
     with setup_gangs(tp=tp, pp=pp, device="cpu", timeout=TIMEOUT) as gangs:
         return llama_in_ways(gangs, tied=tied, ways=ways)
@@ -118,6 +121,7 @@ def _llama_in_one_way(
     *,
     sequence_parallel: bool = False,
     shard_embed_dim: bool = False,
+    logits: bool = False,
     checkpointed: bool = False,
     compiled: str | None = None,
 ) -> dict[str, float]:
@@ -125,6 +129,9 @@ def _llama_in_one_way(
     shard_transformer_decoder_model(
         spread, gangs["tp"], shard_embed_dim=shard_embed_dim, sequence_parallel=sequence_parallel
     )
+    if logits:
+        spread_logits(spread)
+    loss_of = partial(cross_entropy, reduction="sum") if logits else summed
     keep_stage(spread, gangs["pp"])
     if checkpointed:
         checkpoint_activations(spread)
@@ -142,12 +149,12 @@ def _llama_in_one_way(
     wanted.backward()
     batch = [tensor.chunk(dp.size)[dp.rank] for tensor in (token_ids, targets, padding_mask)]
     found = {}
-    pipeline = Pipeline(spread, gangs, summed, microbatches=2) if gangs["pp"].size > 1 else None
+    pipeline = Pipeline(spread, gangs, loss_of, microbatches=2) if gangs["pp"].size > 1 else None
     if pipeline is not None:
         found["evaluated"] = relative(dp.all_reduce(pipeline.evaluate(*batch)), wanted)
         loss = pipeline.backward(*batch)
     else:
-        loss = summed(spread(batch[0], batch[2]), batch[1])
+        loss = loss_of(spread(batch[0], batch[2]), batch[1])
         loss.backward()
     found["loss"] = relative(dp.all_reduce(loss.detach().clone()), wanted)
     found["gradients"] = off_gradients(spread, model, times=dp.size)
@@ -194,7 +201,7 @@ def randomized(model: nn.Module) -> nn.Module:
 
 
 def summed(logits: Tensor, targets: Tensor) -> Tensor:
-    return cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
 
 
 def relative(given: Tensor, wanted: Tensor, *, least: float = 0.0) -> float:

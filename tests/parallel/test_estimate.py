@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed.tensor import DTensor
-from torch.nn.functional import cross_entropy, rms_norm
+from torch.nn.functional import rms_norm
 
 from kinfold.errors import ParallelError
 from kinfold.nn import RMSNorm
-from kinfold.parallel import pretended_gangs, shard_data_parallel, shard_model
+from kinfold.parallel import cross_entropy, pretended_gangs, shard_data_parallel, shard_model, spread_logits
 from kinfold.parallel.estimate import (
     KINDS,
     Blueprint,
@@ -124,14 +124,15 @@ def test_a_step_of_any_structure_allocates_what_is_estimated(name: str) -> None:
 
 
 def test_real_ranks_need_what_is_estimated() -> None:
-    whole, spread = (
-        estimator(
-            SMALL, seq_len=96, batch_size=3, dtype=torch.float32, kernels="cpu", sequence_parallel=sequence_parallel
-        ).ranks(Layout(tp=2))
-        for sequence_parallel in (False, True)
-    )
-    estimated = [[whole[rank].activations, spread[rank].activations] for rank in range(2)]
-    assert launch(peaks, 2, SMALL, (3, 96)) == estimated
+    ways = [
+        {"sequence_parallel": sequence_parallel, "spread_logits": spread_logits}
+        for sequence_parallel, spread_logits in ((False, False), (False, True), (True, True))
+    ]
+    estimated = [
+        estimator(SMALL, seq_len=96, batch_size=3, dtype=torch.float32, kernels="cpu", **way).ranks(Layout(tp=2))
+        for way in ways
+    ]
+    assert launch(peaks, 2, SMALL, (3, 96), ways) == [[way[rank].activations for way in estimated] for rank in range(2)]
 
 
 @pytest.mark.parametrize("seq_len", [16, 512])
@@ -153,6 +154,7 @@ def fsdp_peak(config: LlamaConfig, seq_len: int, *, tp: int) -> int:
     with pretended_gangs(tp=tp, dp=2) as gangs:
         model = create_llama_model(config, device="meta")
         shard_llama_model(model, config, gangs)
+        spread_logits(model)
         shard_data_parallel(model, gangs["dp"], dtype=torch.bfloat16)
         with FakeTensorMode(allow_non_fake_inputs=True):
             model.to_empty(device="cpu")
@@ -160,7 +162,7 @@ def fsdp_peak(config: LlamaConfig, seq_len: int, *, tp: int) -> int:
             for tracker in trackers:
                 tracker.track_inputs((token_ids,))
                 with tracker, torch.autocast("cpu", torch.bfloat16):
-                    cross_entropy(model(token_ids).flatten(0, -2).float(), token_ids.flatten()).backward()
+                    cross_entropy(model(token_ids), token_ids).backward()
     return max(int(sizes["Total"]) for sizes in trackers[-1].get_tracker_snapshot("peak").values())
 
 

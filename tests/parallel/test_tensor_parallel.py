@@ -40,9 +40,10 @@ def test_structures_whose_weights_are_of_every_shape_are_the_same_where_data_are
 WAYS = [
     {},
     {"sequence_parallel": True},
-    {"shard_embed_dim": True},
+    {"shard_embed_dim": True, "logits": True},
+    {"logits": True},
     {"checkpointed": True},
-    {"sequence_parallel": True, "checkpointed": True},
+    {"sequence_parallel": True, "checkpointed": True, "logits": True},
     {"compiled": "aot_eager"},
     {"compiled": "aot_eager", "checkpointed": True},
 ]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kinfold.parallel.gangs import Gang, Gangs, pretended_gangs, setup_gangs
     from kinfold.parallel.joined import joined_shards
     from kinfold.parallel.layers import checkpoint_activations
+    from kinfold.parallel.loss import cross_entropy, spread_logits
     from kinfold.parallel.pipeline import Pipeline, keep_stage
     from kinfold.parallel.plan import ShardPlan
     from kinfold.parallel.tensor import shard_model, shard_transformer_decoder_model
@@ -24,6 +25,7 @@ __all__ = [
     "Pipeline",
     "ShardPlan",
     "checkpoint_activations",
+    "cross_entropy",
     "joined_shards",
     "keep_stage",
     "pretended_gangs",
@@ -32,6 +34,7 @@ __all__ = [
     "shard_data_parallel",
     "shard_model",
     "shard_transformer_decoder_model",
+    "spread_logits",
 ]
 
 _HOMES = {
@@ -40,6 +43,7 @@ _HOMES = {
     "Pipeline": "pipeline",
     "ShardPlan": "plan",
     "checkpoint_activations": "layers",
+    "cross_entropy": "loss",
     "joined_shards": "joined",
     "keep_stage": "pipeline",
     "pretended_gangs": "gangs",
@@ -48,6 +52,7 @@ _HOMES = {
     "shard_data_parallel": "data",
     "shard_model": "tensor",
     "shard_transformer_decoder_model": "tensor",
+    "spread_logits": "loss",
 }
 
 

@@ -177,7 +177,7 @@ class Pipeline:
         step = schedule.step if training else schedule.eval
         first = (token_ids,) if self._gang.rank == 0 else ()
         with self._added(is_new=is_new, training=training):
-            step(*first, token_ids=token_ids, target=targets, losses=losses, **masks)
+            step(*first, token_ids=token_ids, target=targets, losses=losses, return_outputs=False, **masks)
         total = torch.stack(losses).sum().detach() if losses else token_ids.new_zeros((), dtype=torch.float32)
         return self._gang.all_reduce(total.float())  # only the last stage has any
 

@@ -25,6 +25,9 @@ SEQUENCE = 1
 
 _HIDDEN = "_kinfold_spread"
 
+LOGITS = "_kinfold_logits"
+"""What a module of the vocabulary has, and with it whether the logits that it gives are "whole" or "spread"."""
+
 
 class SpreadStyle(ParallelStyle):
     """Spreads the weights that a module has itself; while it computes they are this rank's part.
@@ -218,9 +221,12 @@ class Vocabulary(ParallelStyle):
             taken = DTensor.from_local(args[0], device_mesh, [given], run_check=False)
             return (taken.redistribute(placements=[Replicate()]), *args[1:])
 
-        def leave(_module: nn.Module, _args: Any, out: DTensor) -> Tensor:
+        def leave(module: nn.Module, args: tuple[Any, ...], out: DTensor) -> Tensor:
+            if args[0].is_floating_point() and getattr(module, LOGITS) == "spread":
+                return out.redistribute(placements=[Shard(out.dim() - 1)])
             return out.redistribute(placements=[Replicate()]).to_local()
 
+        setattr(module, LOGITS, "whole")
         module.register_forward_pre_hook(enter)
         module.register_forward_hook(leave)
         return module

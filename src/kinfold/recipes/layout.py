@@ -10,7 +10,15 @@ from torch import nn
 
 from kinfold.errors import ConfigError
 from kinfold.loader import StandardModelLoader
-from kinfold.parallel import Gangs, checkpoint_activations, keep_stage, setup_gangs, shard_data_parallel, shard_model
+from kinfold.parallel import (
+    Gangs,
+    checkpoint_activations,
+    keep_stage,
+    setup_gangs,
+    shard_data_parallel,
+    shard_model,
+    spread_logits,
+)
 from kinfold.parallel.gangs import own_device
 from kinfold.parallel.native import native_plan
 from kinfold.recipes.config import RecipeConfig
@@ -51,7 +59,8 @@ def sharder_of(loader: StandardModelLoader, config: RecipeConfig) -> Callable[[n
 
 
 def spread_layers(model: nn.Module, config: RecipeConfig, gangs: Gangs) -> None:
-    """What is done with the layers of a model that is spread over `tp`: stages, checkpointing, FSDP."""
+    """What is done with a model that is spread over `tp`, besides: logits, stages, checkpointing, FSDP."""
+    spread_logits(model)  # the losses of recipes take them so
     keep_stage(model, gangs["pp"])
     if config.activation_checkpointing:
         checkpoint_activations(model)

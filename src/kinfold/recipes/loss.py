@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
+from kinfold.parallel import cross_entropy
 from kinfold.training import SequenceBatch
 from kinfold.training.batch import IGNORED
 
@@ -14,7 +13,7 @@ def summed_loss(logits: Tensor, targets: SequenceBatch, *, label_smoothing: floa
     """The cross-entropy of the tokens that are to be predicted, summed, and how many there are.
 
     Args:
-        logits: (B, S, V).
+        logits: (B, S, V), whole or spread over the vocabulary.
         targets: The tokens, (B, S), with the masks that say which count.
         label_smoothing: The share of probability spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
     """
@@ -23,11 +22,5 @@ def summed_loss(logits: Tensor, targets: SequenceBatch, *, label_smoothing: floa
 
 
 def summed_cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """The cross-entropy of logits, (B, S, V), and targets, int64 (B, S), summed over all that are not `IGNORED`.
-
-    It is computed in float32 or wider. Autocast would take the logarithms of probabilities in bfloat16.
-    """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return cross_entropy(
-        logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=IGNORED, label_smoothing=label_smoothing
-    )
+    """The cross-entropy of logits, (B, S, V), and targets, int64 (B, S), summed over all that are not `IGNORED`."""
+    return cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED, label_smoothing=label_smoothing)

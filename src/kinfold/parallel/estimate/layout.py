@@ -60,6 +60,7 @@ class Workload:
             in float32, as are their gradients and what the optimizer keeps; others in this dtype.
         optimizer: What weights are trained with; "none" for decoding with cached keys and values.
         sequence_parallel: Vectors between blocks are spread along the sequence over the ranks of `tp`.
+        spread_logits: In training logits stay spread over the vocabulary, as in the recipes.
         activation_checkpointing: Of each layer only what it is given is kept, and the rest computed again.
         microbatches: How many a batch is cut into where there are stages; None for one a sequence.
         kernels: Whose kernels compute.
@@ -70,6 +71,7 @@ class Workload:
     dtype: torch.dtype = torch.bfloat16
     optimizer: Optimizer = "adamw"
     sequence_parallel: bool = False
+    spread_logits: bool = True
     activation_checkpointing: bool = False
     microbatches: int | None = None
     kernels: Kernels = "gpu"

@@ -20,6 +20,7 @@ from kinfold.parallel.estimate.layout import Workload
 from kinfold.parallel.estimate.usage import Usage, measure
 from kinfold.parallel.gangs import Gang, pretended_gangs
 from kinfold.parallel.layers import layers_of
+from kinfold.parallel.loss import spread_logits
 from kinfold.parallel.pipeline import tied_embedding
 
 Shares = Mapping[str, tuple[int, int]]
@@ -143,6 +144,8 @@ class Blueprint:
         model, kinds = self.reduced(work.weights_dtype(gathered=gathered))
         with pretended_gangs(tp=tp) as gangs:
             self.shard(model, gangs, sequence_parallel=work.sequence_parallel and tp > 1)
+            if work.trains and work.spread_logits:
+                spread_logits(model)
             stacks = list(_containers(model).values())
             measured = measure(model, stacks, work, sequences=sequences, gathered=gathered)
             tensors = _tensors(model, stacks)

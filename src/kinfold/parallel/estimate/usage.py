@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.hooks import RemovableHandle
 
@@ -25,8 +24,9 @@ from kinfold.generation import EncoderDecoder
 from kinfold.nn import DecodeState
 from kinfold.parallel.estimate.kernels import AsOnGpus, as_on_gpus
 from kinfold.parallel.estimate.layout import Workload
-from kinfold.parallel.estimate.live import Live
+from kinfold.parallel.estimate.live import Live, local
 from kinfold.parallel.layers import checkpoint_activations
+from kinfold.parallel.loss import cross_entropy
 
 Stacks = Sequence[Sequence[nn.Module]]
 """The layers of a model, stack by stack, in the order that they compute in."""
@@ -147,7 +147,7 @@ class _Run:
         model, token_ids = self._model, self._token_ids
         if self._work.trains:
             inputs = (token_ids, token_ids) if isinstance(model, EncoderDecoder) else (token_ids,)
-            return _loss(self._noted(model(*inputs)), token_ids)
+            return cross_entropy(self._noted(model(*inputs)), token_ids)
         state = DecodeState(self._work.seq_len)
         if isinstance(model, EncoderDecoder):
             return self._noted(model.decode(model.encode(token_ids), token_ids, None, state))
@@ -156,7 +156,7 @@ class _Run:
 
     def _noted(self, given: Any) -> Tensor:
         output = _first_tensor(given)
-        self._output = output.untyped_storage().nbytes()
+        self._output = local(output).untyped_storage().nbytes()
         return output
 
     def _hooks(self, stack: Sequence[nn.Module]) -> list[RemovableHandle]:
@@ -191,11 +191,6 @@ class _Run:
         """Where the gradients have passed a part; those before it have kept what they had."""
         most = self._live.lap() - self._starts[part]
         self._backward_most[part] = max(self._backward_most[part], most)
-
-
-def _loss(logits: Tensor, token_ids: Tensor) -> Tensor:
-    """The mean cross-entropy, in float32."""
-    return cross_entropy(logits.flatten(0, -2).float(), token_ids.flatten())
 
 
 def _first_tensor(given: Any) -> Tensor:
