@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from kinfold.parallel import checkpoint_activations, cross_entropy, setup_gangs, spread_logits
+from kinfold.parallel import (
+    Pipeline,
+    checkpoint_activations,
+    cross_entropy,
+    keep_stage,
+    setup_gangs,
+    spread_logits,
+)
 from kinfold.parallel.estimate.live import Live
 from kinfold_zoo.llama import LlamaConfig, create_llama_model, shard_llama_model
 
@@ -33,14 +41,30 @@ def peaks(config: LlamaConfig, shape: tuple[int, int], ways: Sequence[Mapping[st
             let_go_of_gradients(model)
             train(model, token_ids)  # DTensor works shapes out on whole tensors, which it remembers
             with Live([*model.parameters(), token_ids]) as live:
-                found.append(min(_lap_of_a_step(live, model, token_ids) for _ in range(8)))
+                found.append(min(_lap(live, partial(train, model, token_ids)) for _ in range(8)))
     return found
 
 
-def _lap_of_a_step(live: Live, model: nn.Module, token_ids: Tensor) -> int:
+def peaks_of_stages(config: LlamaConfig, shape: tuple[int, int], microbatches: Sequence[int]) -> list[int]:
+    """The most bytes that operators make in a step of this stage, by the number of microbatches."""
+    found = []
+    with setup_gangs(pp=3, device="cpu") as gangs:
+        for number in microbatches:
+            model = create_llama_model(config)
+            keep_stage(model, gangs["pp"])
+            pipeline = Pipeline(model, gangs, cross_entropy, microbatches=number)
+            token_ids = torch.zeros(shape, dtype=torch.int64)
+            let_go_of_gradients(model)
+            with Live([*model.parameters(), token_ids]) as live:
+                pipeline.backward(token_ids, token_ids)  # sets up what is sent
+                found.append(min(_lap(live, partial(pipeline.backward, token_ids, token_ids)) for _ in range(8)))
+    return found
+
+
+def _lap(live: Live, step: Callable[[], object]) -> int:
     """The most bytes in one step; sometimes more, since gloo's thread lets go of what it has sent when it can."""
     live.lap()
-    train(model, token_ids)
+    step()
     return live.lap()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from launching import launch
-from ranks_estimate import peak_of_a_step, peaks
+from ranks_estimate import peak_of_a_step, peaks, peaks_of_stages
 from structures import STRUCTURES, spec_of
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -211,14 +211,24 @@ def test_checkpointing_keeps_what_layers_are_given() -> None:
         assert {usage.kept for usage in usages} == {3 * 96 * SMALL.model_dim * itemsize}
 
 
-def test_stages_keep_all_microbatches() -> None:
-    layout = Layout(pp=2)
-    one, four = (estimator(SMALL, seq_len=96, batch_size=count).ranks(layout) for count in (1, 4))
-    cut = estimator(SMALL, seq_len=96, batch_size=4, microbatches=1).ranks(layout)
-    for alone, among_four, at_once in zip(one, four, cut, strict=True):
-        assert 3 * alone.activations < among_four.activations < 4 * alone.activations
-        assert among_four.activations < at_once.activations
-        assert alone.parameters == among_four.parameters
+def test_real_stages_need_what_is_estimated() -> None:
+    """But for copies of the tokens, and what has been sent by the time that memory is most needed."""
+    numbers, tokens = [1, 2, 4, 8], 8 * 96
+    layout = {"seq_len": 96, "batch_size": 8, "dtype": torch.float32, "kernels": "cpu"}
+    estimated = [estimator(SMALL, microbatches=number, **layout).ranks(Layout(pp=3)) for number in numbers]
+    for rank, peaks_of_rank in enumerate(launch(peaks_of_stages, 3, SMALL, (8, 96), numbers)):
+        for number, peak, ranks in zip(numbers, peaks_of_rank, estimated, strict=True):
+            vectors = tokens // number * SMALL.model_dim * 4
+            assert peak - 16 * tokens - 64 <= ranks[rank].activations <= peak + vectors, (rank, number)
+
+
+def test_a_stage_keeps_as_many_microbatches_as_there_are_stages_from_it_on() -> None:
+    one, four, eight = (estimator(SMALL, seq_len=96, batch_size=count).ranks(Layout(pp=2)) for count in (1, 4, 8))
+    for stage, in_flight in ((0, 2), (1, 1)):
+        kept = [ranks[stage].activations for ranks in (one, four, eight)]
+        assert (in_flight - 0.5) * kept[0] < kept[1] < (in_flight + 0.5) * kept[0]
+        received = 4 * 96 * SMALL.model_dim * 4  # of four microbatches more
+        assert kept[2] - kept[1] == received
 
 
 def test_layers_are_shared_by_stages_and_the_ends_have_what_is_around_them() -> None:

@@ -33,6 +33,9 @@ IGNORED = -100
 ENDS = ("transform", "project_out", "final_proj")
 """What a model has after its decoder; parts that it may have."""
 
+REMEMBERED = 4
+"""Shapes of batches for which the setup is kept: what stages send has its place in memory for each."""
+
 _SHARED = "_kinfold_shared"
 
 
@@ -41,6 +44,15 @@ def stage_layers(num_layers: int, stages: int) -> list[range]:
     short, longer = divmod(num_layers, stages)
     starts = [stage * short + min(stage, longer) for stage in range(stages + 1)]
     return [range(first, end) for first, end in pairwise(starts)]
+
+
+def microbatches_in_flight(microbatches: int, stages: int, stage: int) -> int:
+    """How many microbatches at most have gone forward through a stage, and not backward.
+
+    A stage turns to the backward pass of each as soon as it can (1F1B, Narayanan et al. 2021, section 2.2.1); where
+    there are fewer than stages, when all have gone forward (GPipe, Huang et al. 2019, section 2.3).
+    """
+    return microbatches if microbatches < stages else stages - stage
 
 
 def keep_stage(model: nn.Module, gang: Gang) -> None:
@@ -131,7 +143,9 @@ class Received(nn.Module):
 
 
 class Pipeline:
-    """Computes gradients through all stages, microbatch by microbatch (GPipe, Huang et al. 2019).
+    """Computes gradients through all stages, microbatch by microbatch (see `microbatches_in_flight`).
+
+    What is sent is set up for each shape of a batch, with a pass of one microbatch.
 
     Args:
         model: The stage of this rank.
@@ -225,13 +239,19 @@ class Pipeline:
 
     def _schedule(self, token_ids: Tensor, *, has_mask: bool, training: bool) -> tuple[bool, PipelineScheduleSingle]:
         """The schedule for batches of this shape, and whether it is a new one, which still sets up what is sent."""
-        from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
+        from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
         key = (*token_ids.shape, has_mask, training)
-        if is_new := key not in self._schedules:
+        schedule = self._schedules.pop(key, None)
+        is_new = schedule is None
+        if schedule is None:
             stage = PipelineStage(self._model, self._gang.rank, self._gang.size, self._device, group=self._gang.group)
-            self._schedules[key] = ScheduleGPipe(stage, self._microbatches, loss_fn=self._loss, scale_grads=False)
-        return is_new, self._schedules[key]
+            kind = Schedule1F1B if training and self._microbatches >= self._gang.size else ScheduleGPipe
+            schedule = kind(stage, self._microbatches, loss_fn=self._loss, scale_grads=False)
+        self._schedules[key] = schedule  # the last one, so that the one that was not used for longest is the first
+        if len(self._schedules) > REMEMBERED:
+            del self._schedules[next(iter(self._schedules))]
+        return is_new, schedule
 
 
 def _exchange_gradient(weight: nn.Parameter, gang: Gang) -> None:

@@ -12,7 +12,7 @@ from itertools import accumulate
 from kinfold.parallel.estimate.layout import Layout, Workload
 from kinfold.parallel.estimate.parts import ModelParts, Part, Shares, Weight
 from kinfold.parallel.estimate.usage import Usage
-from kinfold.parallel.pipeline import stage_layers
+from kinfold.parallel.pipeline import microbatches_in_flight, stage_layers
 
 
 class Stage:
@@ -58,16 +58,21 @@ class Stage:
     def _kept(self) -> list[int]:
         """The bytes of activations that there are when each part computes: what those before it have kept.
 
-        With stages all microbatches go forward before one goes backward (GPipe, Huang et al. 2019, section 2.3), and
-        what a stage is given and gives is kept, too.
+        With stages several microbatches have gone forward before one goes backward. torch has places in memory for
+        what a stage receives from its neighbours of each microbatch, and keeps what it sends until it is sent.
         """
         *before, kept = accumulate((usage.kept for usage in self._usages()), initial=0)
-        if self._layout.pp == 1:
+        stages = self._layout.pp
+        if stages == 1:
             return before
-        given = self._parts[0].usage.given if self._number else 0
-        output = self._model.output if self._number == self._layout.pp - 1 else 0
         microbatches = self._work.microbatches_of(self._layout) if self._work.trains else 1
-        waiting = (microbatches - 1) * kept + microbatches * (given + output)
+        in_flight = microbatches_in_flight(microbatches, stages, self._number)
+        before_it, after_it = self._number > 0, self._number < stages - 1
+        received = (before_it + (after_it and self._work.trains)) * microbatches
+        sent = before_it + after_it if microbatches >= stages else 0
+        waiting = (in_flight - 1) * kept + (received + sent) * self._model.parts[1].usage.given
+        if not after_it:
+            waiting += in_flight * self._model.output
         return [waiting + one for one in before]
 
     def _casts(self, shares: Shares) -> Iterator[tuple[int, int]]:
