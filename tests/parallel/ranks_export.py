@@ -18,7 +18,7 @@ from kinfold import load_model
 from kinfold.errors import KinfoldError
 from kinfold.parallel import Gangs, setup_gangs, shard_data_parallel
 from kinfold.parallel.export import files, save_sharded_model
-from kinfold.parallel.pipeline import keep_stage
+from kinfold.parallel.stages import keep_stage
 
 MAX_SHARD_SIZE = 20_000
 

@@ -28,7 +28,9 @@ from kinfold.parallel import (
     shard_transformer_decoder_model,
     spread_logits,
 )
+from kinfold.parallel.estimate.live import local
 from kinfold.parallel.native import native_plan
+from kinfold.parallel.stages import shared_weight
 from kinfold.scaffold.render.memory import load_family
 from kinfold_zoo.llama import LlamaConfig, create_llama_model
 from kinfold_zoo.nllb import NllbConfig, create_nllb_model
@@ -164,6 +166,9 @@ def _llama_in_one_way(
             pipeline.evaluate(*(tensor[:, :length] for tensor in batch))
             summed(model(token_ids[:, :length], padding_mask[:, :length]), targets[:, :length]).backward()
         found["accumulated"] = off_gradients(spread, model, times=dp.size)
+        shared = shared_weight(spread)
+        both = gangs["pp"].gathered(None if shared is None or shared.grad is None else local(shared.grad))
+        torch.testing.assert_close(both[0], both[-1], rtol=0, atol=0)  # so that they stay the same
     return found
 
 

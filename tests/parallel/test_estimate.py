@@ -34,7 +34,7 @@ from kinfold.parallel.estimate import (
 from kinfold.parallel.estimate.kernels import AsOnGpus
 from kinfold.parallel.estimate.usage import Usage
 from kinfold.parallel.native import native_plan
-from kinfold.parallel.pipeline import keep_stage
+from kinfold.parallel.stages import keep_stage
 from kinfold.scaffold.render.memory import load_family
 from kinfold.scaffold.spec.schema import parse_spec
 from kinfold_zoo.llama import LlamaConfig, create_llama_model, llama_archs, shard_llama_model

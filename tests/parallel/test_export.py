@@ -15,7 +15,7 @@ from small import FUSED
 from kinfold import convert_checkpoint, load_model
 from kinfold.errors import CheckpointError, ParallelError, TrainingError
 from kinfold.parallel import pretended_gangs
-from kinfold.parallel.pipeline import keep_stage
+from kinfold.parallel.stages import keep_stage
 
 LAYOUTS = {"llama": "hf", "tied": "reference", "fused": "fused", "nllb": "hf"}
 """What each model is written in; `reference` repeats tied embeddings, `fused` has one tensor of all layers."""

@@ -24,7 +24,7 @@ from kinfold.errors import CertificateError, ParallelError
 from kinfold.keymap import Plan
 from kinfold.parallel import pretended_gangs, shard_data_parallel
 from kinfold.parallel.loading import bytes_to_read, part_of
-from kinfold.parallel.pipeline import keep_stage
+from kinfold.parallel.stages import keep_stage
 
 PADDING = 6 * 32 * 4
 """Bytes of the rows that `fused` pads its embeddings with, which whoever has the last row looks at."""

@@ -13,7 +13,7 @@ from kinfold.errors import ParallelError
 from kinfold.parallel import Gang, ShardPlan, pretended_gangs, setup_gangs, shard_model, shard_transformer_decoder_model
 from kinfold.parallel.gangs import own_device
 from kinfold.parallel.native import native_plan
-from kinfold.parallel.pipeline import keep_stage, stage_layers
+from kinfold.parallel.stages import keep_stage, stage_layers
 from kinfold_zoo.llama import LlamaConfig, create_llama_model
 from kinfold_zoo.llama.loader import llama_shard_plan
 from kinfold_zoo.nllb import NllbConfig, create_nllb_model

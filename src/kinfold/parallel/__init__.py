@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from kinfold.parallel.joined import joined_shards
     from kinfold.parallel.layers import checkpoint_activations
     from kinfold.parallel.loss import cross_entropy, spread_logits
-    from kinfold.parallel.pipeline import Pipeline, keep_stage
+    from kinfold.parallel.pipeline import Pipeline
     from kinfold.parallel.plan import ShardPlan
+    from kinfold.parallel.stages import keep_stage
     from kinfold.parallel.tensor import shard_model, shard_transformer_decoder_model
 
 __all__ = [
@@ -45,7 +46,7 @@ _HOMES = {
     "checkpoint_activations": "layers",
     "cross_entropy": "loss",
     "joined_shards": "joined",
-    "keep_stage": "pipeline",
+    "keep_stage": "stages",
     "pretended_gangs": "gangs",
     "save_sharded_model": "export",
     "setup_gangs": "gangs",

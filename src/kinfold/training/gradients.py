@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from kinfold.errors import TrainingError
-from kinfold.parallel.pipeline import shared_weight
+from kinfold.parallel.stages import shared_weight
 from kinfold.parallel.styles import placed_gradient
 from kinfold.training.data import Uncounted
 from kinfold.training.losses import BatchLoss, Count, Precision, counted, forward

@@ -15,7 +15,7 @@ from kinfold.parallel.estimate.layout import Kernels, Layout, Optimizer, Workloa
 from kinfold.parallel.estimate.parts import Blueprint, Sharder
 from kinfold.parallel.estimate.stage import Stage
 from kinfold.parallel.gangs import pretended_gangs
-from kinfold.parallel.pipeline import stage_faults
+from kinfold.parallel.stages import stage_faults
 
 KINDS = ("parameters", "gradients", "optimizer", "working", "activations")
 """What there is in the memory of a rank."""

@@ -21,7 +21,7 @@ from kinfold.parallel.estimate.usage import Usage, measure
 from kinfold.parallel.gangs import Gang, pretended_gangs
 from kinfold.parallel.layers import layers_of
 from kinfold.parallel.loss import spread_logits
-from kinfold.parallel.pipeline import tied_embedding
+from kinfold.parallel.stages import tied_embedding
 
 Shares = Mapping[str, tuple[int, int]]
 """Which one of how many ranks, by the name of their gang."""

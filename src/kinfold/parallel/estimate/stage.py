@@ -12,7 +12,8 @@ from itertools import accumulate
 from kinfold.parallel.estimate.layout import Layout, Workload
 from kinfold.parallel.estimate.parts import ModelParts, Part, Shares, Weight
 from kinfold.parallel.estimate.usage import Usage
-from kinfold.parallel.pipeline import microbatches_in_flight, stage_layers
+from kinfold.parallel.pipeline import microbatches_in_flight
+from kinfold.parallel.stages import stage_layers
 
 
 class Stage:
