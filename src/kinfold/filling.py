@@ -33,7 +33,8 @@ def fill(
     Raises:
         CertificateError: A weight has the wrong shape, or some are missing.
     """
-    waiting = model.state_dict(keep_vars=True)
+    unsaved = {name: buffer for name, buffer in model.named_buffers() if buffer.is_meta}
+    waiting = {**model.state_dict(keep_vars=True), **unsaved}
     sizes = {
         name: tensor.numel() * (dtype if tensor.is_floating_point() else tensor.dtype).itemsize
         for name, tensor in waiting.items()
@@ -54,10 +55,9 @@ def fill(
             else:  # so that torch's own wrappers take notice: FSDP2 keeps what it gathers from
                 owner.load_state_dict({leaf: parameter}, strict=False, assign=True)
         else:
-            owner.register_buffer(leaf, weight)
+            setattr(owner, leaf, weight)
         done += sizes[name]
         if progress is not None:
             progress(done, total)
-    waiting.update((name, buffer) for name, buffer in model.named_buffers() if buffer.is_meta)  # those not saved too
     if waiting:
         raise CertificateError("Some parameters or buffers were not filled:", faults=list(waiting))

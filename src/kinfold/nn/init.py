@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +12,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 Model = TypeVar("Model", bound=nn.Module)
+
+Around = Callable[[str, nn.Module, torch.device], AbstractContextManager[object]]
+"""Called with the name of a module, the module, and the device that its weights are to lie on."""
+
+_AROUND: ContextVar[Around | None] = ContextVar("around", default=None)
 
 
 @contextmanager
@@ -67,12 +73,30 @@ def materialize(
     model = model.to(dtype=dtype or torch.get_default_dtype())
     if device.type == "meta":
         return model
-    model = model.to_empty(device=device)
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=init_std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif callable(reset := getattr(module, "reset_parameters", None)):
-            reset()
+    around = _AROUND.get()
+    if around is None:
+        model = model.to_empty(device=device)
+    for name, module in model.named_modules():
+        with nullcontext() if around is None else around(name, module, device):
+            _give_weights(module, init_std)
     return model
+
+
+@contextmanager
+def around_each_module(around: Around) -> Iterator[None]:
+    """Have `materialize` give no model its storage, but enter `around` where it gives a module its own weights."""
+    before = _AROUND.set(around)
+    try:
+        yield
+    finally:
+        _AROUND.reset(before)
+
+
+def _give_weights(module: nn.Module, init_std: float) -> None:
+    """Set those that a module has itself."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=init_std)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif callable(reset := getattr(module, "reset_parameters", None)):
+        reset()

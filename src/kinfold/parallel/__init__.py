@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kinfold.parallel.data import shard_data_parallel
     from kinfold.parallel.export import save_sharded_model
+    from kinfold.parallel.fresh import fresh_model
     from kinfold.parallel.gangs import Gang, Gangs, pretended_gangs, setup_gangs
     from kinfold.parallel.joined import joined_shards
     from kinfold.parallel.layers import checkpoint_activations
@@ -27,6 +28,7 @@ __all__ = [
     "ShardPlan",
     "checkpoint_activations",
     "cross_entropy",
+    "fresh_model",
     "joined_shards",
     "keep_stage",
     "pretended_gangs",
@@ -45,6 +47,7 @@ _HOMES = {
     "ShardPlan": "plan",
     "checkpoint_activations": "layers",
     "cross_entropy": "loss",
+    "fresh_model": "fresh",
     "joined_shards": "joined",
     "keep_stage": "stages",
     "pretended_gangs": "gangs",

@@ -25,6 +25,14 @@ def part_of(tensor: Tensor) -> Block:
     return tuple(range(start, start + size) for start, size in zip(chunk.offsets, chunk.sizes, strict=True))
 
 
+def own_part(placeholder: Tensor, whole: Tensor) -> Tensor:
+    """What this rank has of a tensor, given the whole: of a DTensor a copy of its part, wrapped; else the whole."""
+    if not isinstance(placeholder, DTensor):
+        return whole
+    part = whole[tuple(slice(positions.start, positions.stop) for positions in part_of(placeholder))]
+    return _spread_as(placeholder, part.clone())
+
+
 def bytes_to_read(model: nn.Module, plan: Plan, source: Manifest) -> int:
     """How many bytes of a checkpoint this rank reads to fill its part of a model, known without reading.
 

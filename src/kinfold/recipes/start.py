@@ -16,7 +16,7 @@ from torch import nn
 from kinfold.assets import AssetCard
 from kinfold.errors import CardError
 from kinfold.loader import PreparedModel, StandardModelLoader, common_dtype, find_card, load_model
-from kinfold.parallel import Gangs
+from kinfold.parallel import Gangs, fresh_model
 from kinfold.recipes.config import RecipeConfig
 from kinfold.recipes.layout import sharder_of, spread_layers
 from kinfold.recipes.outcome import fresh_start
@@ -67,10 +67,14 @@ class Start:
         shard = sharder_of(loader, config)
         spread = partial(spread_layers, config=config, gangs=gangs)
         if self.is_fresh:
-            torch.manual_seed(config.seed)  # each rank makes all weights, so that they are those of one process
-            model = loader.factory(self.prepared.config, device=gangs.device, dtype=torch.float32)
-            shard(model, self.prepared.config, gangs)
-            spread(model)
+
+            def shard_and_spread(model: nn.Module) -> None:
+                shard(model, self.prepared.config, gangs)
+                spread(model)
+
+            model = fresh_model(
+                loader.factory, self.prepared.config, shard_and_spread, seed=config.seed, device=gangs.device
+            )
             return model.train()
         loader = StandardModelLoader(
             config_loader=loader.config_loader,

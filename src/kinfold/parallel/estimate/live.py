@@ -67,7 +67,9 @@ class Live(TorchDispatchMode):
             self._cast.add(storage)
             self._known.add(given.untyped_storage())
         for tensor in tree_leaves(given):
-            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._known:
+            if not isinstance(tensor, Tensor) or tensor.device.type == "meta":
+                continue
+            if (storage := tensor.untyped_storage()) not in self._known:
                 self._known.add(storage)
                 if func is torch.ops._c10d_functional.wait_tensor.default:
                     # Where there are values it gives what it is given; without them a copy, which stands for that.
