@@ -11,7 +11,7 @@ from ranks_loading import Case, loaded, loader_of, most_private_memory
 from ranks_tensor import llama_in_ways
 from torch import nn
 
-from kinfold.parallel import checkpoint_activations, pretended_gangs, setup_gangs, shard_data_parallel
+from kinfold.parallel import checkpoint_activations, pretended_gangs, setup_gangs, shard_data_parallel, spread_logits
 from kinfold.parallel.estimate.live import local
 from kinfold.parallel.loading import part_of
 from kinfold.recipes.lm import LmUnit
@@ -92,6 +92,7 @@ def memory_of_a_pretended_rank(
         model = create_llama_model(config, device="meta")
         if gangs["tp"].size > 1:
             shard_llama_model(model, config, gangs, sequence_parallel=sequence_parallel)
+        spread_logits(model)
         if activation_checkpointing:
             checkpoint_activations(model)
         shard_data_parallel(model, gangs["dp"], dtype=torch.bfloat16)
