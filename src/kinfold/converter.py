@@ -107,7 +107,7 @@ class CheckpointConverter:
         bound = _as_it_is(native).bind(config) if layout == NATIVE else self._bound(layout, config)
         foreign = bound.source_manifest(native)
         certificate = certify(bound, foreign, native)
-        certificate.raise_for_faults(f"The key map {layout!r} does not explain this state dict:")
+        certificate.raise_for_faults(f"The key map {layout!r} cannot export this model:")
         return certificate.plan, certificate.plan.exported(foreign)
 
     def _bound(self, layout: str, config: object) -> BoundKeyMap:

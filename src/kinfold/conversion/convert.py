@@ -28,7 +28,6 @@ from kinfold.conversion.route import Route
 from kinfold.conversion.unfinished import differences, made_together, was_made
 from kinfold.converter import NATIVE, CheckpointConverter
 from kinfold.errors import CheckpointError, KeyMapError, nearest
-from kinfold.keymap import certify
 from kinfold.loader import PreparedModel, find_card, load_model, model_manifest
 
 if TYPE_CHECKING:
@@ -224,11 +223,8 @@ def _route(prepared: PreparedModel, converter: CheckpointConverter, to: str, dty
     native = {name: came_out[name] for name in model_manifest(prepared.model)}
     if layout == NATIVE:
         return Route(checkpoint, load, None, native, dtype=dtype)
-    key_map = converter.key_maps[layout].bind(prepared.config)
-    foreign = key_map.source_manifest(native)
-    certificate = certify(key_map, foreign, native)
-    certificate.raise_for_faults(f"The key map {layout!r} cannot export this model:")
-    return Route(checkpoint, load, certificate.plan, certificate.plan.exported(foreign), dtype=dtype)
+    export, exported = converter.exporting(native, prepared.config, layout=layout)
+    return Route(checkpoint, load, export, exported, dtype=dtype)
 
 
 def _layout(to: str, converter: CheckpointConverter) -> str:

@@ -8,6 +8,7 @@ from torch.nn.functional import dropout, scaled_dot_product_attention
 
 from kinfold.nn.output import soft_cap
 from kinfold.nn.per_head import Sinks
+from kinfold.nn.precision import at_least_float32
 
 
 def attend(
@@ -68,7 +69,7 @@ def _weights(scores: Tensor, mask: Tensor | None, sinks: Sinks | None) -> Tensor
     num_keys = scores.shape[-1]
     if sinks is not None:
         scores = sinks(scores)
-    wide = torch.promote_types(scores.dtype, torch.float32)
+    wide = at_least_float32(scores.dtype)
     return scores.softmax(dim=-1, dtype=wide)[..., :num_keys].to(scores.dtype)
 
 

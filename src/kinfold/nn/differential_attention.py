@@ -11,6 +11,7 @@ from kinfold.nn.attention import MultiHeadAttention
 from kinfold.nn.attention_faults import above_zero_faults, norm_faults, position_faults, window_faults
 from kinfold.nn.attention_scores import attend
 from kinfold.nn.position import Rotary, kept_keys
+from kinfold.nn.precision import at_least_float32
 from kinfold.nn.state import PassState
 
 
@@ -98,7 +99,7 @@ class DifferentialAttention(MultiHeadAttention):
 
     def _lambda(self, dtype: torch.dtype) -> Tensor:
         """The number that is learned (section 2.1, equation 2), 0-d."""
-        wide = torch.promote_types(dtype, torch.float32)
+        wide = at_least_float32(dtype)
         first, second = (
             (q.to(wide) * k.to(wide)).sum().exp()
             for q, k in ((self.lambda_q1, self.lambda_k1), (self.lambda_q2, self.lambda_k2))

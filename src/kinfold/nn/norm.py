@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, rms_norm
 
 from kinfold.errors import ConfigError
+from kinfold.nn.precision import at_least_float32
 
 
 class _Norm(nn.Module):
@@ -83,7 +84,7 @@ class RMSNorm(_Norm):
                 return rms_norm(x, (self.dim,), eps=self.eps)
             if self.heads is None and not self.offset:
                 return self.weight * rms_norm(x, (self.dim,), eps=self.eps)
-        return self._scaled(rms_norm(_widened(x), (self.dim,), eps=self.eps)).to(x.dtype)
+        return self._scaled(rms_norm(x.to(at_least_float32(x.dtype)), (self.dim,), eps=self.eps)).to(x.dtype)
 
 
 class LayerNorm(_Norm):
@@ -117,7 +118,7 @@ class LayerNorm(_Norm):
         """(..., dim) to (..., dim), in the dtype of `x`."""
         if self.heads is None and not self.offset:
             return layer_norm(x, (self.dim,), self.weight, self.bias, self.eps)
-        return self._scaled(layer_norm(_widened(x), (self.dim,), eps=self.eps)).to(x.dtype)
+        return self._scaled(layer_norm(x.to(at_least_float32(x.dtype)), (self.dim,), eps=self.eps)).to(x.dtype)
 
 
 def _out_of_autocast(x: Tensor) -> AbstractContextManager[object]:
@@ -125,10 +126,6 @@ def _out_of_autocast(x: Tensor) -> AbstractContextManager[object]:
     device = x.device.type
     is_within = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if is_within else nullcontext()
-
-
-def _widened(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _faults(dim: int, offset: float, weight: bool, heads: int | None) -> list[str]:

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
+from kinfold.nn.precision import at_least_float32
 from kinfold.parallel.styles import LOGITS
 
 
@@ -60,7 +61,7 @@ def cross_entropy(
         return loss if reduction == "sum" else loss / (targets != ignore_index).sum()
     # Autocast would take the logarithms of probabilities in bfloat16.
     return functional.cross_entropy(
-        _widened(logits).flatten(0, -2),
+        logits.to(at_least_float32(logits.dtype)).flatten(0, -2),
         targets.flatten(),
         ignore_index=ignore_index,
         reduction=reduction,
@@ -84,7 +85,7 @@ class _SpreadCrossEntropy(torch.autograd.Function):
         own = targets - first
         is_own = (own >= 0) & (own < logits.shape[-1])
         own = own.where(is_own, 0).unsqueeze(-1)
-        x = _widened(logits, copy=True)
+        x = logits.to(at_least_float32(logits.dtype), copy=True)
         most = x.amax(-1) if x.shape[-1] else x.new_full(targets.shape, -torch.inf)
         dist.all_reduce(most, dist.ReduceOp.MAX, group=group)
         x.sub_(most.unsqueeze(-1))
@@ -110,7 +111,3 @@ class _SpreadCrossEntropy(torch.autograd.Function):
             probabilities.sub_(ctx.smoothing / ctx.vocab_size)
         probabilities.mul_((counts * gradients[0]).unsqueeze(-1))
         return probabilities.to(ctx.dtype), None, None, None, None
-
-
-def _widened(logits: Tensor, *, copy: bool = False) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32), copy=copy)
