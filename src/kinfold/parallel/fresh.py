@@ -51,7 +51,7 @@ def fresh_model(
         return model
     model = create(config, device="meta", dtype=dtype)
     spread(model)
-    waiting = _tensors(model)
+    waiting = {name: tensor for name, tensor in _tensors(model).items() if tensor.is_meta}
     taker = _Taker(waiting)
     with taker, around_each_module(taker.take):
         made = make()
