@@ -121,11 +121,15 @@ def tied_late(first: Any, last: Any) -> None:
     last.weight = first.weight
 
 
+def scaled_together(first: Any, last: Any) -> None:
+    torch._foreach_mul_([first.weight.data, last.weight.data], 0.5)
+
+
 def drawn(first: Any, last: Any) -> None:
     nn.init.xavier_uniform_(first.weight)
 
 
-@pytest.mark.parametrize("change", [scaled, scaled_as_data, replaced, tied_late, drawn])
+@pytest.mark.parametrize("change", [scaled, scaled_as_data, scaled_together, replaced, tied_late, drawn])
 def test_weights_that_a_factory_changes_afterwards_are_as_it_leaves_them(
     change: Callable[[Any, Any], None],
 ) -> None:

@@ -28,7 +28,7 @@ CASES: list[tuple[int, torch.dtype, dict[str, Any]]] = [
 def test_losses_and_gradients_are_those_of_all_logits_together() -> None:
     for found in launch(ranks_logits.losses, 4, CASES):
         for (vocab_size, dtype, options), (loss, gradient) in zip(CASES, found, strict=True):
-            logits, targets = ranks_logits.logits_of(vocab_size, dtype)
+            logits, targets = ranks_logits.logits_of(vocab_size, dtype, **options)
             exact = logits.double().requires_grad_()
             wanted = functional.cross_entropy(exact.flatten(0, 1), targets.flatten(), **options)
             (wanted * 3).backward()

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from kinfold.filling import fill
 from kinfold.nn.init import around_each_module
@@ -120,5 +121,5 @@ class _Taker(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if self._has_begun and func._schema.is_mutable:
-            self._is_touched |= any(isinstance(value, Tensor) and value.is_meta for value in args)
+            self._is_touched |= any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves((args, kwargs)))
         return func(*args, **(kwargs or {}))

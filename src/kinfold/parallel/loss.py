@@ -89,12 +89,13 @@ class _SpreadCrossEntropy(torch.autograd.Function):
         most = x.amax(-1) if x.shape[-1] else x.new_full(targets.shape, -torch.inf)
         dist.all_reduce(most, dist.ReduceOp.MAX, group=group)
         x.sub_(most.unsqueeze(-1))
-        at_target = x.gather(-1, own).squeeze(-1).where(is_own, 0) if x.shape[-1] else torch.zeros_like(most)
-        at_all = x.sum(-1)
-        sums = torch.stack([x.exp_().sum(-1), at_target, at_all])
+        wanted = x.gather(-1, own).squeeze(-1).where(is_own, 0) if x.shape[-1] else torch.zeros_like(most)
+        if smoothing:
+            wanted = (1 - smoothing) * wanted + smoothing / vocab_size * x.sum(-1)
+        sums = torch.stack([x.exp_().sum(-1), wanted])
         dist.all_reduce(sums, group=group)
-        total, at_target, at_all = sums
-        losses = total.log() - (1 - smoothing) * at_target - smoothing / vocab_size * at_all
+        total, wanted = sums
+        losses = total.log() - wanted
         counts = targets != ignore_index
         ctx.save_for_backward(x.div_(total.unsqueeze(-1)), own, is_own, counts)
         ctx.dtype, ctx.smoothing, ctx.vocab_size = logits.dtype, smoothing, vocab_size
