@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -155,14 +156,19 @@ def test_activations_that_are_computed_again_are_the_same(tiny: Path) -> None:
     assert losses(tiny / "again") == losses(tiny / "kept")
 
 
-def test_stages_learn_what_one_process_learns_and_go_on_in_other_layouts(tiny: Path, checkpoint: Path) -> None:
+def test_stages_learn_what_one_process_learns_and_go_on_in_other_layouts(
+    tiny: Path, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    folder = tiny / "tied"
+    shutil.copytree(tiny_checkpoint("llama", vocab_size=VOCAB_SIZE, tie_word_embeddings=True), folder)
+    checkpoint = write_tokenizer(folder)
     sizes = {**SIZES, "tied_embeddings": True}  # the first stage and the last share a weight
-    write_card(user_cards_folder(), name="tied", model_family="llama", model_config=sizes, tokenizer=checkpoint)
+    write_card(user_cards_folder(), name="tied", model_family="llama", model_config=sizes, checkpoint=checkpoint)
     shared: dict[str, Any] = {
         "model": "tied", "valid_share": 0.2, "validate_every_n_steps": 4, "batch_size": 5, "gradient_accumulation": 2,
     }  # fmt: skip
-    call("train", "lm", "--from-scratch", *options(output="one", name="one", **shared))
-    many = ["--from-scratch", *options(output="many", name="many", **shared)]
+    call("train", "lm", *options(output="one", name="one", **shared))
+    many = options(output="many", name="many", **shared)
     out, _ = said_by(torchrun(4, *LM, *many, "--pp", 2, "--tp", 2, "--microbatches", 2))
     assert "Training: 12 steps of 10 sequences in float32 on cpu, tp=2, pp=2" in out
     assert_near(metrics(tiny / "many"), metrics(tiny / "one"))
