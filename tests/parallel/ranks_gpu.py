@@ -12,8 +12,7 @@ from ranks_tensor import llama_in_ways
 from torch import nn
 
 from kinfold.parallel import checkpoint_activations, pretended_gangs, setup_gangs, shard_data_parallel, spread_logits
-from kinfold.parallel.estimate.live import local
-from kinfold.parallel.loading import part_of
+from kinfold.parallel.local import local, part_of
 from kinfold.recipes.lm import LmUnit
 from kinfold.recipes.optimizer import make_optimizer
 from kinfold.training import SequenceBatch, Trainer

@@ -28,7 +28,7 @@ from kinfold.parallel import (
     shard_transformer_decoder_model,
     spread_logits,
 )
-from kinfold.parallel.estimate.live import local
+from kinfold.parallel.local import local
 from kinfold.parallel.native import native_plan
 from kinfold.parallel.stages import shared_weight
 from kinfold.scaffold.render.memory import load_family

@@ -14,7 +14,6 @@ from structures import STRUCTURES, spec_of
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
-from torch.distributed.tensor import DTensor
 from torch.nn.functional import rms_norm
 
 from kinfold.errors import ParallelError
@@ -33,6 +32,7 @@ from kinfold.parallel.estimate import (
 )
 from kinfold.parallel.estimate.kernels import AsOnGpus
 from kinfold.parallel.estimate.usage import Usage
+from kinfold.parallel.local import local
 from kinfold.parallel.native import native_plan
 from kinfold.parallel.stages import keep_stage
 from kinfold.scaffold.render.memory import load_family
@@ -91,7 +91,7 @@ def test_every_rank_has_what_it_is_said_to_have(tied: bool) -> None:
             shard_model(model, native_plan(model), gangs)
             keep_stage(model, gangs["pp"])
             shard_data_parallel(model, gangs["dp"])
-            locals_ = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
+            locals_ = [local(parameter) for parameter in model.parameters()]
             assert memory.parameters == sum(p.numel() for p in locals_) * 4
             assert memory.stage == gangs["pp"].rank
     assert len({memory.parameters for memory in estimated}) > 4

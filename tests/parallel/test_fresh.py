@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from kinfold.nn import RMSNorm, materialize, without_storage
 from kinfold.parallel import fresh_model, keep_stage, pretended_gangs, shard_data_parallel, shard_model
 from kinfold.parallel.estimate.live import Live
-from kinfold.parallel.loading import part_of
+from kinfold.parallel.local import local, part_of
 from kinfold.parallel.native import native_plan
 from kinfold_zoo.llama import LlamaConfig, create_llama_model
 
@@ -28,7 +28,7 @@ def parts_of(whole: nn.Module, spread: nn.Module) -> None:
     expected = whole.state_dict()
     for name, own in spread.state_dict().items():
         part = expected[name][tuple(slice(each.start, each.stop) for each in part_of(own))]
-        assert torch.equal(own.to_local() if isinstance(own, DTensor) else own, part), name
+        assert torch.equal(local(own), part), name
 
 
 def test_every_rank_has_its_part_of_the_weights_of_one_process() -> None:
@@ -122,7 +122,7 @@ def tied_late(first: Any, last: Any) -> None:
 
 
 def scaled_together(first: Any, last: Any) -> None:
-    torch._foreach_mul_([first.weight.data, last.weight.data], 0.5)
+    torch._foreach_mul_([first.weight.data, last.weight.data], 0.5)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def drawn(first: Any, last: Any) -> None:

@@ -23,7 +23,8 @@ from kinfold import load_model
 from kinfold.errors import CertificateError, ParallelError
 from kinfold.keymap import Plan
 from kinfold.parallel import pretended_gangs, shard_data_parallel
-from kinfold.parallel.loading import bytes_to_read, part_of
+from kinfold.parallel.loading import bytes_to_read
+from kinfold.parallel.local import local, part_of
 from kinfold.parallel.stages import keep_stage
 
 PADDING = 6 * 32 * 4
@@ -38,10 +39,7 @@ def test_what_ranks_have_together_is_the_model(cases: dict[str, Case]) -> None:
 
 def own_of(model: nn.Module) -> dict[str, Tensor]:
     """What this rank has of each weight."""
-    return {
-        name: tensor.to_local() if isinstance(tensor, DTensor) else tensor
-        for name, tensor in model.state_dict(keep_vars=True).items()
-    }
+    return {name: local(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
 
 
 @pytest.mark.parametrize("name", ["llama", "tied", "fused", "nllb"])

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from kinfold.filling import fill
 from kinfold.nn.init import around_each_module
-from kinfold.parallel.loading import own_part
+from kinfold.parallel.local import own_part
 from kinfold.parallel.styles import reduce_gradients
 
 

@@ -10,27 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from kinfold.checkpoint.base import Block, Checkpoint
+from kinfold.checkpoint.base import Checkpoint
 from kinfold.checkpoint.manifest import ITEMSIZES, Manifest
 from kinfold.keymap import Plan
 from kinfold.keymap.ops import Index, Shape, TensorSource
 from kinfold.keymap.ops.base import Positions
-
-
-def part_of(tensor: Tensor) -> Block:
-    """The positions that this rank has of a tensor along each of its dimensions, as torch itself gives them."""
-    if not isinstance(tensor, DTensor):
-        return tuple(map(range, tensor.shape))
-    (chunk,) = tensor.__create_chunk_list__()
-    return tuple(range(start, start + size) for start, size in zip(chunk.offsets, chunk.sizes, strict=True))
-
-
-def own_part(placeholder: Tensor, whole: Tensor) -> Tensor:
-    """What this rank has of a tensor, given the whole: of a DTensor a copy of its part, wrapped; else the whole."""
-    if not isinstance(placeholder, DTensor):
-        return whole
-    part = whole[tuple(slice(positions.start, positions.stop) for positions in part_of(placeholder))]
-    return _spread_as(placeholder, part.clone())
+from kinfold.parallel.local import part_of, spread_as
 
 
 def bytes_to_read(model: nn.Module, plan: Plan, source: Manifest) -> int:
@@ -73,7 +58,7 @@ def own_weights(
             continue
         for name in own:
             part = plan.read(name, part_of(waiting[name]), lambda name: _Parts(checkpoint, name))
-            yield name, _spread_as(waiting[name], _alone(_moved(part, device, dtype), mmap=mmap))
+            yield name, spread_as(waiting[name], _alone(_moved(part, device, dtype), mmap=mmap))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +97,3 @@ def _alone(part: Tensor, *, mmap: bool) -> Tensor:
     """A part in the order of its memory; a copy if it lies in more memory than its own, and may not."""
     part = part.contiguous()
     return part if mmap or part.untyped_storage().nbytes() == part.nbytes else part.clone()
-
-
-def _spread_as(placeholder: Tensor, part: Tensor) -> Tensor:
-    if not isinstance(placeholder, DTensor):
-        return part
-    return DTensor.from_local(
-        part,
-        placeholder.device_mesh,
-        placeholder.placements,
-        run_check=False,
-        shape=placeholder.shape,
-        stride=placeholder.stride(),
-    )

@@ -18,6 +18,9 @@ from torch.nn import functional
 from kinfold.nn.precision import at_least_float32
 from kinfold.parallel.styles import LOGITS
 
+IGNORED = -100
+"""The target where nothing is to be predicted, as torch has it."""
+
 
 def spread_logits(model: nn.Module) -> None:
     """Have a model give logits as DTensors, of which each rank of `tp` has its part of the vocabulary.
@@ -36,7 +39,7 @@ def cross_entropy(
     logits: Tensor,
     targets: Tensor,
     *,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORED,
     reduction: Literal["mean", "sum"] = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:

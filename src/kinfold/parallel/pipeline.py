@@ -10,10 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 from torch.nn.functional import pad
 
 from kinfold.parallel.gangs import Gang, Gangs
+from kinfold.parallel.local import local
+from kinfold.parallel.loss import IGNORED
 from kinfold.parallel.stages import shared_weight
 from kinfold.parallel.styles import placed_gradient
 
@@ -23,24 +24,26 @@ if TYPE_CHECKING:
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From the logits of a microbatch, (B, S, V), and targets, int64 (B, S), to a sum over those that are not `IGNORED`."""
 
-IGNORED = -100
-"""The target where nothing is to be predicted, as torch's `cross_entropy` has it."""
-
 REMEMBERED = 4
 """Shapes of batches for which the setup is kept: what stages send has its place in memory for each."""
 
 
-def microbatches_in_flight(microbatches: int, stages: int, stage: int) -> int:
-    """How many microbatches at most have gone forward through a stage, and not backward.
+def alternates(microbatches: int, stages: int) -> bool:
+    """Whether stages turn to the backward pass of each microbatch as soon as they can.
 
-    A stage turns to the backward pass of each as soon as it can (1F1B, Narayanan et al. 2021, section 2.2.1); where
-    there are fewer than stages, when all have gone forward (GPipe, Huang et al. 2019, section 2.3).
+    So they do (1F1B, Narayanan et al. 2021, section 2.2.1) unless there are fewer microbatches than stages, when all go
+    forward first (GPipe, Huang et al. 2019, section 2.3).
     """
-    return microbatches if microbatches < stages else stages - stage
+    return microbatches >= stages
+
+
+def microbatches_in_flight(microbatches: int, stages: int, stage: int) -> int:
+    """How many microbatches at most have gone forward through a stage, and not backward."""
+    return stages - stage if alternates(microbatches, stages) else microbatches
 
 
 class Pipeline:
-    """Computes gradients through all stages, microbatch by microbatch (see `microbatches_in_flight`).
+    """Computes gradients through all stages, microbatch by microbatch (see `alternates`).
 
     What is sent is set up for each shape of a batch, with a pass of one microbatch.
 
@@ -144,7 +147,7 @@ class Pipeline:
         is_new = schedule is None
         if schedule is None:
             stage = PipelineStage(self._model, self._gang.rank, self._gang.size, self._device, group=self._gang.group)
-            kind = Schedule1F1B if training and self._microbatches >= self._gang.size else ScheduleGPipe
+            kind = Schedule1F1B if training and alternates(self._microbatches, self._gang.size) else ScheduleGPipe
             schedule = kind(stage, self._microbatches, loss_fn=self._loss, scale_grads=False)
         self._schedules[key] = schedule  # the last one, so that the one that was not used for longest is the first
         if len(self._schedules) > REMEMBERED:
@@ -160,7 +163,7 @@ def _exchange_gradient(weight: nn.Parameter, gang: Gang) -> None:
     gradient, group = placed_gradient(weight), gang.group
     assert gradient is not None
     assert group is not None
-    own = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+    own = local(gradient)
     other = torch.empty_like(own)
     peer = dist.get_global_rank(group, gang.size - 1 - gang.rank)
     ways = ((dist.isend, own), (dist.irecv, other))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kinfold.parallel import cross_entropy
+from kinfold.parallel.loss import IGNORED, cross_entropy
 from kinfold.training import SequenceBatch
-from kinfold.training.batch import IGNORED
 
 
 def summed_loss(logits: Tensor, targets: SequenceBatch, *, label_smoothing: float = 0.0) -> tuple[Tensor, int]:

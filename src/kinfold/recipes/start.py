@@ -57,32 +57,27 @@ class Start:
     def check_layout(self, config: RecipeConfig, gangs: Gangs) -> None:
         """Raise a `ParallelError` if the model cannot be spread so; a copy of it without storage is."""
         if gangs["world"].size > 1:
-            model = deepcopy(self.prepared.model)
-            sharder_of(load_model.get(self.card.model_family), config)(model, self.prepared.config, gangs)
-            spread_layers(model, config, gangs)
+            self._spread(deepcopy(self.prepared.model), config, gangs)
 
     def make_model(self, config: RecipeConfig, gangs: Gangs) -> nn.Module:
         """The model, float32, ready to be trained, spread over the ranks; each reads its own parts alone."""
         loader = load_model.get(self.card.model_family)
-        shard = sharder_of(loader, config)
-        spread = partial(spread_layers, config=config, gangs=gangs)
         if self.is_fresh:
-
-            def shard_and_spread(model: nn.Module) -> None:
-                shard(model, self.prepared.config, gangs)
-                spread(model)
-
-            model = fresh_model(
-                loader.factory, self.prepared.config, shard_and_spread, seed=config.seed, device=gangs.device
-            )
+            spread = partial(self._spread, config=config, gangs=gangs)
+            model = fresh_model(loader.factory, self.prepared.config, spread, seed=config.seed, device=gangs.device)
             return model.train()
         loader = StandardModelLoader(
             config_loader=loader.config_loader,
             factory=loader.factory,
             checkpoint_converter=loader.checkpoint_converter,
-            sharder=shard,
+            sharder=sharder_of(loader, config),
         )
+        spread = partial(spread_layers, config=config, gangs=gangs)
         return loader(self.card, device=gangs.device, dtype=torch.float32, gangs=gangs, before_loading=spread).train()
+
+    def _spread(self, model: nn.Module, config: RecipeConfig, gangs: Gangs) -> None:
+        sharder_of(load_model.get(self.card.model_family), config)(model, self.prepared.config, gangs)
+        spread_layers(model, config, gangs)
 
 
 @contextmanager

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from kinfold.errors import TrainingError
-
-IGNORED = -100
-"""The target where nothing is to be predicted, as torch's `cross_entropy` and `kinfold.parallel.Pipeline` have it."""
+from kinfold.parallel.loss import IGNORED
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from kinfold.errors import TrainingError
+from kinfold.parallel.local import local
 from kinfold.parallel.stages import shared_weight
 from kinfold.parallel.styles import placed_gradient
 from kinfold.training.data import Uncounted
@@ -133,7 +134,7 @@ def _norms(model: nn.Module) -> dict[int, Tensor]:
     for parameter in model.parameters():
         if (gradient := placed_gradient(parameter)) is not None:
             copies = _copies(gradient) * (2 if parameter is shared else 1)
-            parts.setdefault(copies, []).append(_own_part(gradient))
+            parts.setdefault(copies, []).append(local(gradient))
     return {copies: get_total_norm(own) for copies, own in parts.items()} or {1: get_total_norm([])}
 
 
@@ -142,10 +143,6 @@ def _copies(gradient: Tensor) -> int:
         return 1
     sizes = zip(gradient.device_mesh.shape, gradient.placements, strict=True)
     return math.prod(size for size, placement in sizes if placement.is_replicate())
-
-
-def _own_part(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _not_finite(model: nn.Module, losses: list[float], norm: float, step_nr: int, ranks: Ranks) -> TrainingError:
@@ -157,7 +154,7 @@ def _not_finite(model: nn.Module, losses: list[float], norm: float, step_nr: int
     own = {
         name
         for name, parameter in model.named_parameters()
-        if parameter.grad is not None and not bool(_own_part(parameter.grad).isfinite().all())
+        if parameter.grad is not None and not bool(local(parameter.grad).isfinite().all())
     }
     found = set().union(*ranks.world.gathered(own))
     faults = [f"the gradient of {name}" for name, _ in model.named_parameters() if name in found]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from kinfold.parallel.gangs import Gangs
+from kinfold.parallel.loss import IGNORED
 from kinfold.parallel.pipeline import Pipeline
-from kinfold.training.batch import IGNORED, SequenceBatch
+from kinfold.training.batch import SequenceBatch
 from kinfold.training.unit import AbstractTrainUnit
 
 

@@ -13,6 +13,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from kinfold.parallel.local import local
+
 
 class Live(TorchDispatchMode):
     """Counts the storages that operators make while it is on, each once, until it is freed.
@@ -82,11 +84,6 @@ class Live(TorchDispatchMode):
     def _count(self, nbytes: int) -> None:
         self.now += nbytes
         self._peak = max(self._peak, self.now)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _let_go(_: object) -> None:

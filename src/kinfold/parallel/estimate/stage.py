@@ -12,7 +12,7 @@ from itertools import accumulate
 from kinfold.parallel.estimate.layout import Layout, Workload
 from kinfold.parallel.estimate.parts import ModelParts, Part, Shares, Weight
 from kinfold.parallel.estimate.usage import Usage
-from kinfold.parallel.pipeline import microbatches_in_flight
+from kinfold.parallel.pipeline import alternates, microbatches_in_flight
 from kinfold.parallel.stages import stage_layers
 
 
@@ -70,7 +70,7 @@ class Stage:
         in_flight = microbatches_in_flight(microbatches, stages, self._number)
         before_it, after_it = self._number > 0, self._number < stages - 1
         received = (before_it + (after_it and self._work.trains)) * microbatches
-        sent = before_it + after_it if microbatches >= stages else 0
+        sent = before_it + after_it if alternates(microbatches, stages) else 0
         waiting = (in_flight - 1) * kept + (received + sent) * self._model.parts[1].usage.given
         if not after_it:
             waiting += in_flight * self._model.output

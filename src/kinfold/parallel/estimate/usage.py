@@ -24,8 +24,9 @@ from kinfold.generation import EncoderDecoder
 from kinfold.nn import DecodeState
 from kinfold.parallel.estimate.kernels import AsOnGpus, as_on_gpus
 from kinfold.parallel.estimate.layout import Workload
-from kinfold.parallel.estimate.live import Live, local
+from kinfold.parallel.estimate.live import Live
 from kinfold.parallel.layers import checkpoint_activations
+from kinfold.parallel.local import local
 from kinfold.parallel.loss import cross_entropy
 
 Stacks = Sequence[Sequence[nn.Module]]
@@ -138,7 +139,8 @@ class _Run:
                 f"What a {type(self._model).__name__} keeps cannot be estimated: its layers are not called each once."
             )
         kept = [after - before for before, after in zip(self._starts, self._starts[1:], strict=False)]
-        usages = list(map(Usage, kept, self._forward_most, self._backward_most, self._given))
+        parts = zip(kept, self._forward_most, self._backward_most, self._given, strict=True)
+        usages = [Usage(*values) for values in parts]
         cast = [parameter for parameter in self._model.parameters() if self._live.was_cast(parameter)]
         return Measured(usages, self._output, cast)
 
